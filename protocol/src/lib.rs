@@ -1,0 +1,16 @@
+//! SMB 2.0.2 to 3.1.1 as a library that does no input or output.
+//!
+//! The promise: nothing in this crate knows of sockets, files, threads, clocks or an async runtime. Bytes and the time
+//! come in; decoded requests, encoded responses and decisions go out. Every decoder borrows from the frame it reads,
+//! checks each offset and length against that frame, keeps unknown enumeration values as they came, allocates nothing
+//! that a peer's claimed size could inflate, and never panics on any input.
+//!
+//! A reader starts with [`header::Header`] (what every message begins with) and [`msg`] (one file per command).
+
+pub mod codec;
+pub mod header;
+pub mod status;
+
+pub use codec::{DecodeError, Reader};
+pub use header::{Command, Flags, Header};
+pub use status::Status;

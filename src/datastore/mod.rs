@@ -1,0 +1,100 @@
+//! Datastores: where virtual disks end up. Drivers do the writing, filters wrap any driver.
+//!
+//! Knows nothing of SMB, sessions or CFG files. Calls block. A driver declares what it can in [`Capabilities`]; the
+//! engine never asks it for more.
+
+use std::io;
+
+/// How a disk's space is provided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provisioning {
+    /// Space as it is written.
+    Thin,
+    /// All space reserved when the disk is made.
+    Thick,
+}
+
+/// What a driver can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Writes may come in any order and twice. Without it the engine stages and hands over a complete disk.
+    pub random_write: bool,
+    /// A disk made by [`Datastore::create_disk`] reads as zeros where nothing was written.
+    pub fresh_reads_zero: bool,
+    /// Ranges that were never written take no space.
+    pub sparse: bool,
+    /// [`Disk::zero`] gives space back.
+    pub punch: bool,
+    /// A disk that was left incomplete can be opened and written on.
+    pub resumable: bool,
+    /// Disks that may be written at the same time.
+    pub max_parallel_disks: usize,
+}
+
+/// What a datastore has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that may still be used.
+    pub available: u64,
+}
+
+/// A disk to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Directory on the datastore, without leading or trailing separator.
+    pub directory: String,
+    /// Name of the extent file (`x-flat.vmdk`).
+    pub extent: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Thin or thick.
+    pub provisioning: Provisioning,
+}
+
+/// One datastore. Paths are relative to it, with `/` between components, and never leave it: the driver refuses
+/// `..`, absolute names and symbolic links out of it with [`io::ErrorKind::InvalidInput`].
+pub trait Datastore: Send + Sync {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+    /// Room.
+    fn space(&self) -> io::Result<Space>;
+    /// Whether anything has that name.
+    fn exists(&self, path: &str) -> io::Result<bool>;
+    /// Makes a directory and its parents; the last component must not exist yet ([`io::ErrorKind::AlreadyExists`]).
+    fn create_directory(&self, path: &str) -> io::Result<()>;
+    /// Makes a disk's extent, of its full size, reading as zeros where the capabilities say so.
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>>;
+    /// Opens an extent that [`Datastore::create_disk`] made.
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>>;
+    /// Puts a small file (descriptor, VMX, nvram) in place: whole and durable, or not at all.
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()>;
+    /// Reads a small file, at most `limit` bytes; longer is [`io::ErrorKind::FileTooLarge`].
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>>;
+    /// Removes a file. Only the orphan command and a session's own half-made files come here.
+    fn remove_file(&self, path: &str) -> io::Result<()>;
+    /// Removes a directory that is empty.
+    fn remove_directory(&self, path: &str) -> io::Result<()>;
+}
+
+/// An open virtual disk. Offsets and lengths are in bytes; all lie within the disk's size.
+pub trait Disk: Send + Sync {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+    /// Reads exactly.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// The range reads as zeros afterwards, whatever it held; gives space back where [`Capabilities::punch`] says so
+    /// and the disk is thin.
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// What was written is durable when it returns.
+    fn flush(&self) -> io::Result<()>;
+    /// Called at an interval while nothing goes out, so that a remote end does not give up.
+    fn keep_alive(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Bytes that it occupies now.
+    fn allocated(&self) -> io::Result<u64>;
+}

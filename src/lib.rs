@@ -1,0 +1,12 @@
+//! importfs: an SMB2/3 server whose share turns copied backup files into restored virtual machines.
+//!
+//! Layers, each knowing only those below it (`tests/tidy.rs` keeps that):
+//!
+//! - [`cli`], [`admin`]: commands, snapshots; [`config`]: the configuration file
+//! - [`share`]: the kinds of share: [`share::import`], [`share::directory`], [`share::ipc`]
+//! - [`smb`]: the server, on the protocol crate and the [`smb::share`] traits
+//! - [`import`]: import sessions; on [`disk`], [`pancbt`], [`journal`]
+//! - [`datastore`]: drivers and filters
+
+pub mod datastore;
+pub mod smb;

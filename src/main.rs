@@ -1,0 +1,3 @@
+//! The importfs service and its commands.
+
+fn main() {}
