@@ -8,5 +8,6 @@
 //! - [`import`]: import sessions; on [`disk`], [`pancbt`], [`journal`]
 //! - [`datastore`]: drivers and filters
 
+pub mod config;
 pub mod datastore;
 pub mod smb;

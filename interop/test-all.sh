@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs what the tests need (Debian packages, as root) and runs them all: format, lints, unit and integration
+# tests, then real clients against the release binary on loopback ports that each script picks.
+# What can't run here is reported as skipped, by name. Exit status: 0 only if nothing failed.
+set -u
+cd "$(dirname "$0")/.."
+packages=(smbclient samba samba-testsuite qemu-utils libvmdk-utils python3)
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ]; then
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+passed=0 failed=0 skipped=0
+# step NAME COMMAND…: exit status 77 means skipped, and the command has said why.
+step() {
+  local name=$1 begun=$SECONDS status=0
+  shift
+  printf '\n=== %s\n' "$name"
+  "$@" || status=$?
+  case $status in
+    0) passed=$((passed + 1)) word=ok ;;
+    77) skipped=$((skipped + 1)) word=SKIPPED ;;
+    *) failed=$((failed + 1)) word="FAILED ($status)" ;;
+  esac
+  printf '=== %s: %s, %d s\n' "$name" "$word" $((SECONDS - begun))
+}
+step format cargo fmt --all --check
+step lints cargo clippy --workspace --all-targets --all-features -- -D warnings
+step tests cargo test --workspace --all-features --quiet
+step build cargo build --release
+for script in interop/check_*.py; do
+  step "$(basename "$script" .py)" python3 "$script"
+done
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[ "$failed" = 0 ]

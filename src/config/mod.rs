@@ -1,0 +1,303 @@
+//! The configuration file: one TOML file, unknown keys refused with file, line and key.
+//!
+//! Parsing yields values that are checked ([`Config`]); nothing else in the program validates settings again. Without
+//! a file, [`Config::embedded`] is what `importfs serve` runs with.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+mod check;
+
+/// Largest configuration file that is read, in bytes: a thousand hypervisors fit, a wrong path to a disk image doesn't.
+pub const CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// Where the embedded default listens.
+pub const DEFAULT_PORT: u16 = 4450;
+
+/// What is wrong with a configuration, in a sentence with file, line and key.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key or a value that does not belong there.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words: line, column, the line itself, what was expected.
+        message: String,
+    },
+    /// It is well-formed and makes no sense.
+    #[error("{}: {}", path.display(), problems.join("; "))]
+    Meaning {
+        /// The file.
+        path: PathBuf,
+        /// One sentence each.
+        problems: Vec<String>,
+    },
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// `[server]`
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// `[smb]`
+    #[serde(default)]
+    pub smb: SmbConfig,
+    /// `[import]`
+    #[serde(default)]
+    pub import: ImportConfig,
+    /// `[[share]]`
+    #[serde(default, rename = "share")]
+    pub shares: Vec<ShareConfig>,
+    /// `[[hypervisor]]`
+    #[serde(default, rename = "hypervisor")]
+    pub hypervisors: Vec<HypervisorConfig>,
+}
+
+/// `[server]`: addresses, data, name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ServerConfig {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Sessions, journal, users.
+    pub data_dir: PathBuf,
+    /// The NetBIOS-style name that clients see.
+    pub name: String,
+    /// Most connections at once.
+    pub max_connections: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 445)],
+            data_dir: PathBuf::from("/var/lib/importfs"),
+            name: "IMPORTFS".into(),
+            max_connections: 4096,
+        }
+    }
+}
+
+/// A dialect, as written in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub enum Dialect {
+    /// SMB 2.0.2
+    #[serde(rename = "2.0.2")]
+    Smb202 = 0x0202,
+    /// SMB 2.1
+    #[serde(rename = "2.1")]
+    Smb21 = 0x0210,
+    /// SMB 3.0
+    #[serde(rename = "3.0")]
+    Smb30 = 0x0300,
+    /// SMB 3.0.2
+    #[serde(rename = "3.0.2")]
+    Smb302 = 0x0302,
+    /// SMB 3.1.1
+    #[serde(rename = "3.1.1")]
+    Smb311 = 0x0311,
+}
+
+/// Whether messages must be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signing {
+    /// Every message, whatever the client asks for.
+    Required,
+    /// Where the client asks for it.
+    Enabled,
+}
+
+/// Whether messages are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Clients that cannot are refused.
+    Required,
+    /// Offered; a client that encrypts is answered encrypted.
+    Desired,
+    /// Not offered.
+    Off,
+}
+
+/// `[smb]`: what is negotiated.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SmbConfig {
+    /// Oldest dialect accepted.
+    pub min_dialect: Dialect,
+    /// Newest dialect offered.
+    pub max_dialect: Dialect,
+    /// Signing policy.
+    pub signing: Signing,
+    /// Encryption policy.
+    pub encryption: Encryption,
+}
+
+impl Default for SmbConfig {
+    fn default() -> Self {
+        Self {
+            min_dialect: Dialect::Smb202,
+            max_dialect: Dialect::Smb311,
+            signing: Signing::Enabled,
+            encryption: Encryption::Desired,
+        }
+    }
+}
+
+/// `[import]`: how import sessions behave.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ImportConfig {
+    /// Zeros are skipped in aligned pieces of this many bytes; a power of two from 4096 to 16 MiB.
+    pub skip_grain: u64,
+    /// Small writes are gathered up to this many bytes.
+    pub coalesce: u64,
+    /// Seconds without outgoing data after which a driver is kept alive.
+    pub keep_alive_seconds: u64,
+    /// Most sessions at once.
+    pub max_sessions: usize,
+}
+
+impl Default for ImportConfig {
+    fn default() -> Self {
+        Self { skip_grain: 64 << 10, coalesce: 1 << 20, keep_alive_seconds: 60, max_sessions: 1024 }
+    }
+}
+
+/// What stands behind a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShareKind {
+    /// Import sessions.
+    Import,
+    /// A plain directory.
+    Directory,
+}
+
+/// `[[share]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ShareConfig {
+    /// What clients call it.
+    pub name: String,
+    /// What it is.
+    pub kind: ShareKind,
+    /// The directory, for `kind = "directory"`.
+    pub path: Option<PathBuf>,
+    /// Shown in listings.
+    #[serde(default)]
+    pub comment: String,
+    /// `required` refuses clients that do not encrypt.
+    pub encryption: Option<Encryption>,
+    /// Accounts that may use it; absent means every account.
+    pub users: Option<Vec<String>>,
+}
+
+/// What kind of hypervisor it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HypervisorKind {
+    /// Datastores only, nothing to register with.
+    Directory,
+}
+
+/// `[[hypervisor]]`: what a CFG's servername names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HypervisorConfig {
+    /// Its name.
+    pub name: String,
+    /// Other names that CFG files use for it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// What it is.
+    pub kind: HypervisorKind,
+    /// `[[hypervisor.datastore]]`
+    #[serde(default, rename = "datastore")]
+    pub datastores: Vec<DatastoreConfig>,
+}
+
+/// `[[hypervisor.datastore]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DatastoreConfig {
+    /// Its name.
+    pub name: String,
+    /// Its UUID as in `/vmfs/volumes/<uuid>`.
+    pub uuid: Option<String>,
+    /// Where it is mounted here.
+    pub path: PathBuf,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        if length > CONFIG_BYTES_MAX {
+            return Err(unreadable(std::io::Error::from(std::io::ErrorKind::FileTooLarge)));
+        }
+        Self::parse(path, &std::fs::read_to_string(path).map_err(unreadable)?)
+    }
+
+    /// Parses and checks `text`; `path` is for errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            path: path.into(),
+            message: error.to_string().trim_end().to_owned(),
+        })?;
+        let problems = check::problems(&config);
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        Err(ConfigError::Meaning { path: path.into(), problems })
+    }
+
+    /// What `serve` runs with without a file: one share `import`, one datastore, both below `data_dir`.
+    pub fn embedded(data_dir: &Path) -> Self {
+        Self {
+            server: ServerConfig {
+                listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT)],
+                data_dir: data_dir.into(),
+                ..ServerConfig::default()
+            },
+            smb: SmbConfig::default(),
+            import: ImportConfig::default(),
+            shares: vec![ShareConfig {
+                name: "import".into(),
+                kind: ShareKind::Import,
+                path: None,
+                comment: "virtual machine import".into(),
+                encryption: None,
+                users: None,
+            }],
+            hypervisors: vec![HypervisorConfig {
+                name: "local".into(),
+                aliases: Vec::new(),
+                kind: HypervisorKind::Directory,
+                datastores: vec![DatastoreConfig {
+                    name: "datastore1".into(),
+                    uuid: None,
+                    path: data_dir.join("datastore1"),
+                }],
+            }],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
