@@ -10,4 +10,5 @@
 
 pub mod config;
 pub mod datastore;
+pub mod pancbt;
 pub mod smb;
