@@ -11,4 +11,5 @@
 pub mod config;
 pub mod datastore;
 pub mod pancbt;
+pub mod disk;
 pub mod smb;

@@ -3,7 +3,12 @@
 //! Knows nothing of SMB, sessions or CFG files. Calls block. A driver declares what it can in [`Capabilities`]; the
 //! engine never asks it for more.
 
+pub mod confined;
+pub mod directory;
+
 use std::io;
+
+pub use directory::DirectoryDatastore;
 
 /// How a disk's space is provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,334 @@
+//! The directory driver: a datastore that is a local directory (or a mounted NFS or VMFS export of one).
+//!
+//! Extents are sparse files; thick ones have their space reserved by `fallocate`, thin ones give it back by punching
+//! holes. Every path is walked component by component without following symbolic links ([`super::confined`]).
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::confined::{self, Root};
+use super::{Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space};
+
+/// Disks written at the same time: a local file system takes as many as there are; this bounds open files.
+const MAX_PARALLEL_DISKS: usize = 64;
+
+/// Zeros written at a time where the file system can neither punch nor zero a range.
+const ZEROS: &[u8] = &[0; 256 * 1024];
+
+/// `st_blocks` counts these, whatever the file system's own block is (stat(3type)).
+const STAT_BLOCK: u64 = 512;
+
+/// Permissions of extents and other files: the virtual machine's disks are nobody else's business.
+const FILE_MODE: u32 = 0o600;
+
+/// A directory as a datastore.
+#[derive(Debug)]
+pub struct DirectoryDatastore {
+    root: Root,
+}
+
+impl DirectoryDatastore {
+    /// Opens the directory, which must exist.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { root: Root::open(path)? })
+    }
+
+    fn disk_path(spec: &DiskSpec) -> String {
+        if spec.directory.is_empty() {
+            spec.extent.clone()
+        } else {
+            format!("{}/{}", spec.directory, spec.extent)
+        }
+    }
+
+    /// Gives a new extent its size and, if thick, its space.
+    fn provision(&self, file: &File, spec: &DiskSpec) -> io::Result<()> {
+        file.set_len(spec.size)?;
+        if spec.provisioning == Provisioning::Thick && spec.size > 0 {
+            match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, spec.size) {
+                Ok(()) => {}
+                // The file system cannot reserve; at least what cannot fit is refused now and not after hours.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    let available = self.space()?.available;
+                    if available < spec.size {
+                        let message = format!("{} bytes are needed, {available} are free", spec.size);
+                        return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        file.sync_all()
+    }
+}
+
+impl Datastore for DirectoryDatastore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            random_write: true,
+            fresh_reads_zero: true,
+            sparse: true,
+            punch: true,
+            resumable: true,
+            max_parallel_disks: MAX_PARALLEL_DISKS,
+        }
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let numbers = rustix::fs::fstatvfs(self.root.directory())?;
+        Ok(Space {
+            total: numbers.f_blocks.saturating_mul(numbers.f_frsize),
+            available: numbers.f_bavail.saturating_mul(numbers.f_frsize),
+        })
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.root.exists(path)
+    }
+
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.root.create_directory(path)
+    }
+
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        let path = Self::disk_path(spec);
+        let (parent, name) = self.root.parent(&path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = confined::open_file(&parent, name, flags, Mode::from_raw_mode(FILE_MODE))?;
+        let made = self.provision(&file, spec).and_then(|()| Ok(rustix::fs::fsync(&parent)?));
+        if let Err(error) = made {
+            // Half-made and ours alone: O_EXCL says that this call created it.
+            let _ = rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty());
+            return Err(error);
+        }
+        Ok(Box::new(DirectoryDisk { file, size: spec.size, provisioning: spec.provisioning }))
+    }
+
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        let path = Self::disk_path(spec);
+        let (parent, name) = self.root.parent(&path)?;
+        let file = confined::open_file(&parent, name, OFlags::RDWR, Mode::empty())?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() != spec.size {
+            let message = format!("it is not an extent of {} bytes, but has {}", spec.size, metadata.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        Ok(Box::new(DirectoryDisk { file, size: spec.size, provisioning: spec.provisioning }))
+    }
+
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.root.parent(path)?;
+        let temporary = format!(".importfs-{}.tmp", uuid::Uuid::new_v4());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mut file = confined::open_file(&parent, &temporary, flags, Mode::from_raw_mode(FILE_MODE))?;
+        let placed = file
+            .write_all(contents)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| Ok(rustix::fs::renameat(&parent, temporary.as_str(), &parent, name)?));
+        if let Err(error) = placed {
+            let _ = rustix::fs::unlinkat(&parent, temporary.as_str(), rustix::fs::AtFlags::empty());
+            return Err(error);
+        }
+        Ok(rustix::fs::fsync(&parent)?)
+    }
+
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let (parent, name) = self.root.parent(path)?;
+        let file = confined::open_file(&parent, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut contents = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut contents)?;
+        if contents.len() as u64 > limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(contents)
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        let (parent, name) = self.root.parent(path)?;
+        rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty())?;
+        Ok(rustix::fs::fsync(&parent)?)
+    }
+
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        let (parent, name) = self.root.parent(path)?;
+        rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::REMOVEDIR)?;
+        Ok(rustix::fs::fsync(&parent)?)
+    }
+}
+
+/// An extent file.
+#[derive(Debug)]
+struct DirectoryDisk {
+    file: File,
+    size: u64,
+    provisioning: Provisioning,
+}
+
+impl DirectoryDisk {
+    /// A file never grows here: what lies outside is a mistake of the caller, not a larger disk.
+    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size => Ok(()),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+impl Disk for DirectoryDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.check(offset, buffer.len() as u64)?;
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.check(offset, data.len() as u64)?;
+        self.file.write_all_at(data, offset)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.check(offset, length)?;
+        if length == 0 {
+            return Ok(());
+        }
+        // A thick disk keeps its space; a thin one gives it back.
+        let flags = match self.provisioning {
+            Provisioning::Thin => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            Provisioning::Thick => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+        };
+        match rustix::fs::fallocate(&self.file, flags, offset, length) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(offset, length),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * STAT_BLOCK)
+    }
+}
+
+impl DirectoryDisk {
+    fn write_zeros(&self, mut offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        while offset < end {
+            let part = (end - offset).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..part as usize], offset)?;
+            offset += part;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn spec(provisioning: Provisioning) -> DiskSpec {
+        DiskSpec { directory: "vm".into(), extent: "x-flat.vmdk".into(), size: 8 * MIB, provisioning }
+    }
+
+    fn datastore() -> (tempfile::TempDir, DirectoryDatastore) {
+        let directory = tempfile::tempdir().unwrap();
+        let datastore = DirectoryDatastore::open(directory.path()).unwrap();
+        datastore.create_directory("vm").unwrap();
+        (directory, datastore)
+    }
+
+    #[test]
+    fn thin_disks_stay_thin_and_punch() {
+        let (_directory, datastore) = datastore();
+        let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
+        assert_eq!(disk.allocated().unwrap(), 0);
+        disk.write_at(&[7; MIB as usize], MIB).unwrap();
+        disk.flush().unwrap();
+        let full = disk.allocated().unwrap();
+        disk.zero(MIB, MIB / 2).unwrap();
+        disk.flush().unwrap();
+        assert!(disk.allocated().unwrap() <= full, "punching takes no space");
+        let mut bytes = vec![1; 2 * MIB as usize];
+        disk.read_at(&mut bytes, 0).unwrap();
+        let half = (MIB + MIB / 2) as usize;
+        assert!(bytes[..half].iter().all(|byte| *byte == 0) && bytes[half..].iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn thick_disks_keep_their_space_when_zeroed() {
+        let (_directory, datastore) = datastore();
+        let disk = datastore.create_disk(&spec(Provisioning::Thick)).unwrap();
+        let reserved = disk.allocated().unwrap();
+        disk.write_at(&[7; 8192], 4096).unwrap();
+        disk.zero(4096, 4096).unwrap();
+        let mut bytes = [1; 8192];
+        disk.read_at(&mut bytes, 4096).unwrap();
+        assert!(bytes[..4096] == [0; 4096] && bytes[4096..] == [7; 4096]);
+        assert!(disk.allocated().unwrap() >= reserved);
+    }
+
+    #[test]
+    fn creation_is_exclusive_and_opening_checks_the_size() {
+        let (_directory, datastore) = datastore();
+        let spec = spec(Provisioning::Thin);
+        assert_eq!(datastore.open_disk(&spec).err().unwrap().kind(), io::ErrorKind::NotFound);
+        drop(datastore.create_disk(&spec).unwrap());
+        assert_eq!(datastore.create_disk(&spec).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert!(datastore.open_disk(&spec).is_ok());
+        let other = DiskSpec { size: MIB, ..spec };
+        assert_eq!(datastore.open_disk(&other).err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn nothing_lies_outside_a_disk() {
+        let (_directory, datastore) = datastore();
+        let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
+        assert!(disk.write_at(&[1], 8 * MIB).is_err());
+        assert!(disk.zero(u64::MAX, 2).is_err());
+        assert!(disk.read_at(&mut [0; 2], 8 * MIB - 1).is_err());
+    }
+
+    #[test]
+    fn small_files_are_replaced_whole() {
+        let (directory, datastore) = datastore();
+        datastore.put_file("vm/a.vmx", b"old").unwrap();
+        datastore.put_file("vm/a.vmx", b"new").unwrap();
+        assert_eq!(datastore.get_file("vm/a.vmx", 3).unwrap(), b"new");
+        assert_eq!(datastore.get_file("vm/a.vmx", 2).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("vm")).unwrap().count(),
+            1,
+            "no temporary is left"
+        );
+        datastore.remove_file("vm/a.vmx").unwrap();
+        datastore.remove_directory("vm").unwrap();
+        assert!(!datastore.exists("vm").unwrap());
+    }
+
+    #[test]
+    fn a_disk_below_a_link_is_refused() {
+        let (directory, datastore) = datastore();
+        let outside = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), directory.path().join("link")).unwrap();
+        let spec = DiskSpec { directory: "link".into(), ..spec(Provisioning::Thin) };
+        assert_eq!(datastore.create_disk(&spec).err().unwrap().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(datastore.put_file("link/x", b"").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+}
