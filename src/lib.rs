@@ -10,6 +10,6 @@
 
 pub mod config;
 pub mod datastore;
-pub mod pancbt;
 pub mod disk;
+pub mod pancbt;
 pub mod smb;
