@@ -1,3 +1,7 @@
 //! The importfs service and its commands.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    importfs::cli::main()
+}
