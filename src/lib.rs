@@ -14,3 +14,4 @@ pub mod datastore;
 pub mod disk;
 pub mod pancbt;
 pub mod smb;
+pub mod users;

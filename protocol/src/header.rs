@@ -54,6 +54,7 @@ impl Flags {
         self.0 & other.0 != 0
     }
     /// Both sets of bits.
+    #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

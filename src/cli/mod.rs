@@ -2,11 +2,15 @@
 //!
 //! Exit codes: 0 fine, 1 the thing asked about is wrong, 2 usage or configuration. clap exits with 2 by itself.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Config;
+
 mod pancbt;
+mod user;
 
 /// An SMB server whose share restores VMware virtual machines.
 #[derive(Debug, Parser)]
@@ -21,6 +25,9 @@ enum Command {
     /// Make, show, verify and apply differential files.
     #[command(subcommand)]
     Pancbt(pancbt::Command),
+    /// Add, change, remove and list the accounts that may log in.
+    #[command(subcommand)]
+    User(user::Command),
 }
 
 /// Why a command did not do what it was asked.
@@ -39,10 +46,26 @@ impl Failure {
     }
 }
 
+/// Where everything is kept without a configuration.
+const DEFAULT_DATA_DIR: &str = "importfs-data";
+
+/// The configuration that a command works on: the file, or the embedded default; `data_dir` overrides either.
+fn load_config(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Config, Failure> {
+    let Some(file) = file else {
+        return Ok(Config::embedded(data_dir.unwrap_or(Path::new(DEFAULT_DATA_DIR))));
+    };
+    let mut config = Config::load(file).map_err(|error| Failure::Usage(error.to_string()))?;
+    if let Some(data_dir) = data_dir {
+        config.server.data_dir = data_dir.into();
+    }
+    Ok(config)
+}
+
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Pancbt(command) => pancbt::run(command),
+        Command::User(command) => user::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
