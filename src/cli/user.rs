@@ -55,7 +55,9 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             if json {
                 println!("{}", serde_json::json!({ "users": names }));
             } else {
-                names.iter().for_each(|name| println!("{name}"));
+                for name in names {
+                    println!("{name}");
+                }
             }
             Ok(())
         }

@@ -139,7 +139,7 @@ impl Record {
         if known && record.tag != Tag::END {
             let end = record.offset.checked_add(record.length).filter(|&end| end <= disk_size);
             let end = end.ok_or(malformed("a record lies past the end of the disk"))?;
-            if record.offset % SECTOR != 0 || (end % SECTOR != 0 && end != disk_size) {
+            if !record.offset.is_multiple_of(SECTOR) || (!end.is_multiple_of(SECTOR) && end != disk_size) {
                 return Err(malformed("a record is not aligned to sectors"));
             }
         }

@@ -70,7 +70,7 @@ impl<W: Write> Writer<W> {
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.checked_add(length).filter(|&end| end <= self.disk_size);
         let end = end.ok_or_else(|| invalid("the range lies past the end of the disk"))?;
-        if offset % SECTOR != 0 || (end % SECTOR != 0 && end != self.disk_size) {
+        if !offset.is_multiple_of(SECTOR) || (!end.is_multiple_of(SECTOR) && end != self.disk_size) {
             return Err(invalid("the range is not aligned to sectors"));
         }
         Ok(())

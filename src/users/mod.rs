@@ -5,6 +5,7 @@
 //! runs: the service looks at the file's identity and time before each login and reads it again when they changed.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -242,7 +243,10 @@ fn hash_password(password: &str) -> Result<Zeroizing<NtHash>, UsersError> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
+        text
+    })
 }
 
 fn parse_hash(text: &str) -> Option<NtHash> {
