@@ -9,7 +9,9 @@
 
 pub mod codec;
 pub mod header;
+pub mod msg;
 pub mod status;
+pub mod utf16;
 
 pub use codec::{DecodeError, Reader};
 pub use header::{Command, Flags, Header};
