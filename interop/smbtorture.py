@@ -1,0 +1,84 @@
+"""Runs smbtorture's smb2 suites against the directory share and prints our results beside Samba's.
+
+    python3 interop/smbtorture.py [SUITE …]            the suites named, or those of the main job
+    python3 interop/smbtorture.py --update [SUITE …]   also writes what passes now into reference/importfs.tsv
+
+reference/samba417.tsv is Samba 4.17.12 on a plain directory, test by test. reference/importfs.tsv is what we passed last:
+a test in it that fails now makes the run fail, so that conformance never falls back.
+"""
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import lab
+
+REFERENCE = pathlib.Path(__file__).parent / "reference"
+SUITE_SECONDS = 240
+SUITES = """connect read rw create dir getinfo setinfo compound credits lock sharemode deny mkdir tcon session session-id maxfid
+scan bench""".split()
+RESULT = re.compile(r"^(success|failure|error|skip): (\S+)")
+
+
+def run(server, suite):
+    """One suite: ({test: result}, seconds). A suite that hangs is stopped; what it had not said counts as timeout."""
+    begun = time.monotonic()
+    command = ["smbtorture", "//127.0.0.1/dir", "-p", str(server.port), "-U", f"{lab.USER}%{lab.PASSWORD}",
+               "--option=torture:progress=no", f"smb2.{suite}"]
+    try:
+        output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SUITE_SECONDS).stdout
+    except subprocess.TimeoutExpired as expired:
+        output = (expired.stdout or b"") + f"\nerror: smb2.{suite}.TIMEOUT\n".encode()
+    results = {}
+    for line in output.decode(errors="replace").splitlines():
+        if match := RESULT.match(line):
+            results[f"smb2.{suite}.{match[2]}" if not match[2].startswith("smb2.") else match[2]] = match[1]
+    return results, time.monotonic() - begun
+
+
+def reference(name):
+    """{(suite, test): result} of a table in reference/."""
+    path = REFERENCE / name
+    if not path.exists():
+        return {}
+    rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+def main(arguments):
+    lab.need("smbtorture")
+    update = "--update" in arguments
+    suites = [a for a in arguments if not a.startswith("-")] or SUITES
+    server = lab.Importfs(lab.workdir("torture"))
+    samba, ours = reference("samba417.tsv"), reference("importfs.tsv")
+    now, lost = dict(ours), []
+    print("suite                      ours pass fail skip  seconds | samba pass fail skip")
+    for suite in suites:
+        results, seconds = run(server, suite)
+        theirs = [r for (s, _), r in samba.items() if s == f"smb2.{suite}"]
+        count = lambda values, *kinds: sum(v in kinds for v in values)
+        print(f"smb2.{suite:21} {count(results.values(), 'success'):9} {count(results.values(), 'failure', 'error'):4} "
+              f"{count(results.values(), 'skip'):4} {seconds:8.1f} | {count(theirs, 'success'):10} "
+              f"{count(theirs, 'failure', 'error', 'fail'):4} {count(theirs, 'skip'):4}", flush=True)
+        for test, result in sorted(results.items()):
+            now[(f"smb2.{suite}", test)] = result
+        for (of, test), result in samba.items():
+            if of == f"smb2.{suite}" and result == "success" and results.get(test) != "success":
+                print(f"    short of Samba: {test}: {results.get(test, 'not run')}")
+        for (of, test), result in ours.items():
+            if of == f"smb2.{suite}" and result == "success" and results.get(test) != "success":
+                lost.append(test)
+    if update:
+        rows = [f"{suite}\t{test}\t{result}" for (suite, test), result in sorted(now.items())]
+        (REFERENCE / "importfs.tsv").write_text("\n".join(["suite\ttest\tresult", *rows]) + "\n")
+        print(f"wrote {REFERENCE / 'importfs.tsv'}")
+        return
+    for test in lost:
+        lab.check(False, f"{test} passed before")
+    lab.check("panicked" not in server.log.read_text(errors="replace"), "no panic in the log")
+    lab.finish()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
