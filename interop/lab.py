@@ -178,7 +178,6 @@ class Samba:
   ncalrpc dir = {state}/ncalrpc
   username map = {state}/users.map
   log file = {state}/log.%m
-  smb3 unix extensions = no
 [dir]
   path = {self.dir}
   read only = no
@@ -186,8 +185,8 @@ class Samba:
         (state / "users.map").write_text(f"root = {USER}\n")
         subprocess.run(["smbpasswd", "-c", str(self.config), "-a", "-s", "root"], check=True,
                        input=f"{PASSWORD}\n{PASSWORD}\n", text=True, capture_output=True)
-        self.process = start(["smbd", "-F", "-s", str(self.config)], self.port, self.where / "smbd.log",
-                             start_new_session=True)
+        self.process = start(["smbd", "-F", "-s", str(self.config)], self.port,
+                             self.where / "smbd.log")
 
 
 def smbclient(port, share, commands, *options, cwd=None, timeout=600, user=USER, password=PASSWORD):
