@@ -5,6 +5,9 @@
 
 pub mod confined;
 pub mod directory;
+pub mod filter;
+#[cfg(test)]
+pub(crate) mod memory;
 
 use std::io;
 

@@ -16,6 +16,8 @@ mod hold;
 pub mod intent;
 mod order;
 pub mod statistics;
+#[cfg(test)]
+mod tests;
 pub mod writer;
 pub mod zero;
 

@@ -276,13 +276,17 @@ impl ImportDisk {
         }
         state.hold.discard(&cut);
         let turn = self.enter(state, &cut, Access::Write);
-        self.put_zeros(&cut)?;
-        let mut state = self.lock();
-        state.received.remove(cut.clone());
-        state.lost.remove(cut);
-        drop(state);
+        let zeroed = self.put_zeros(&cut);
+        {
+            let mut state = self.lock();
+            state.received.remove(cut.clone());
+            match zeroed {
+                Ok(_) => state.lost.remove(cut),
+                Err(_) => state.lost.insert(cut),
+            }
+        }
         drop(turn);
-        Ok(())
+        zeroed.map(|_| ())
     }
 
     /// FSCTL_SET_ZERO_DATA: `from..to`, as far as the file reaches, reads as zeros; the same as writing zeros there.
@@ -294,10 +298,10 @@ impl ImportDisk {
         }
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
-        self.put_zeros(&range)?;
-        self.lock().accept(&range);
+        let zeroed = self.put_zeros(&range).map(|_| ());
+        self.lock().settle(&range, &zeroed);
         drop(turn);
-        Ok(())
+        zeroed
     }
 
     /// FSCTL_QUERY_ALLOCATED_RANGES: (offset, length) of what may hold data within `from..to`, at most `max` of them, and
@@ -436,12 +440,7 @@ impl ImportDisk {
             let place = offset + run.range.start as u64..offset + run.range.end as u64;
             if run.zero { self.put_zeros_counted(&place) } else { self.put_data(&data[run.range], &place) }
         });
-        let mut state = self.lock();
-        match result {
-            Ok(()) => state.accept(&range),
-            // Parts may have gone through, but none is known to have: all of it must come again.
-            Err(_) => state.lose(&range),
-        }
+        self.lock().settle(&range, &result);
         result
     }
 
@@ -474,6 +473,8 @@ impl ImportDisk {
         let mut zeroed = 0;
         for part in parts {
             let length = part.end - part.start;
+            // It counts as written already, but a crash in the middle of zeroing leaves it in doubt all the same.
+            self.mark_written(&part)?;
             self.disk.zero(part.start, length).map_err(DiskError::Datastore)?;
             let mut state = self.lock();
             state.written.remove(part);
@@ -541,8 +542,9 @@ impl ImportDisk {
         let turn = self.enter(state, &(0..self.size), Access::Write);
         let gaps: Vec<_> = self.lock().received.gaps(0..self.size).collect();
         for gap in gaps {
-            self.put_zeros(&gap)?;
-            self.lock().accept(&gap);
+            let zeroed = self.put_zeros(&gap).map(|_| ());
+            self.lock().settle(&gap, &zeroed);
+            zeroed?;
         }
         drop(turn);
         Ok(())
@@ -555,17 +557,16 @@ impl State {
         self.end_of_file = self.end_of_file.max(end);
     }
 
-    /// The driver has a range as the client sent it.
-    fn accept(&mut self, range: &Range<u64>) {
-        self.received.insert(range.clone());
-        self.lost.remove(range.clone());
-        self.dirty = true;
-    }
-
-    /// A range that the client sent may not be what the driver has.
-    fn lose(&mut self, range: &Range<u64>) {
-        self.received.remove(range.clone());
-        self.lost.insert(range.clone());
+    /// A range is as the client wants it, or may be anything: then all of it must come again, because of the parts that
+    /// may have gone through none is known to have.
+    fn settle(&mut self, range: &Range<u64>, result: &Result<(), DiskError>) {
+        if result.is_ok() {
+            self.received.insert(range.clone());
+            self.lost.remove(range.clone());
+        } else {
+            self.received.remove(range.clone());
+            self.lost.insert(range.clone());
+        }
         self.dirty = true;
     }
 

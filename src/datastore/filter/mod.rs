@@ -1,0 +1,76 @@
+//! Filters: wrappers around any disk or datastore, which stack.
+//!
+//! - [`meter`]: counts and times what goes through
+//! - [`keep_alive`]: keeps a remote end alive while a client pauses
+//! - [`fault`]: makes operations fail, the same ones for the same seed
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Capabilities, Datastore, Disk, DiskSpec, Space};
+
+pub mod fault;
+pub mod keep_alive;
+pub mod meter;
+
+pub use fault::{Fault, FaultDatastore, FaultPlan, Injector};
+pub use keep_alive::KeepAlive;
+pub use meter::{Counts, Meter};
+
+/// Puts a filter around a disk.
+pub type Wrap = Box<dyn Fn(Box<dyn Disk>) -> Box<dyn Disk> + Send + Sync>;
+
+/// A datastore whose disks go through a filter; everything else passes.
+pub struct FilteredDatastore {
+    inner: Arc<dyn Datastore>,
+    wrap: Wrap,
+}
+
+impl FilteredDatastore {
+    /// Puts `wrap` around every disk of `inner`.
+    pub fn new(inner: Arc<dyn Datastore>, wrap: Wrap) -> Self {
+        Self { inner, wrap }
+    }
+}
+
+impl Datastore for FilteredDatastore {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.inner.space()
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.inner.exists(path)
+    }
+
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.inner.create_directory(path)
+    }
+
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        Ok((self.wrap)(self.inner.create_disk(spec)?))
+    }
+
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        Ok((self.wrap)(self.inner.open_disk(spec)?))
+    }
+
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
+        self.inner.put_file(path, contents)
+    }
+
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.inner.get_file(path, limit)
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.inner.remove_file(path)
+    }
+
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.inner.remove_directory(path)
+    }
+}
