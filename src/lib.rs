@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod datastore;
 pub mod disk;
+pub mod import;
 pub mod journal;
 pub mod pancbt;
 pub mod smb;

@@ -1,0 +1,123 @@
+//! `on-conflict`: destinations that exist already (behaviour.md section 2; import_fs.txt, 'VM Name Conflict').
+
+use std::collections::BTreeMap;
+
+use super::cfg::{Cfg, CfgProblem};
+
+/// Numbers tried for one name. Past this somebody restores in a loop, and another number would not help.
+pub const NUMBERS_MAX: u32 = 10_000;
+
+/// One item that goes elsewhere: the VMX, or a disk. One each, also where they share a directory, as the sample logs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The directory of the CFG.
+    pub from: String,
+    /// The directory taken.
+    pub to: String,
+}
+
+/// Why no name was found.
+#[derive(Debug, thiserror::Error)]
+pub enum ConflictError<E> {
+    /// The datastore did not answer.
+    #[error(transparent)]
+    Exists(#[from] E),
+    /// `x(1)` to `x(10000)` are all taken.
+    #[error("'{0}' and all names from '{0}(1)' to '{0}(10000)' exist; remove some or choose another")]
+    Exhausted(String),
+}
+
+/// (key, datastore, directory) of the VMX and of each disk, in the order of the log.
+fn places(cfg: &Cfg) -> Vec<(String, String, String)> {
+    let vmx = ("directory".to_owned(), cfg.datastore.clone(), cfg.directory.clone());
+    let disks = cfg.disks.iter().enumerate();
+    let disks = disks
+        .map(|(n, disk)| (format!("vmdk.{n}.directory"), disk.datastore.clone(), disk.directory.clone()));
+    std::iter::once(vmx).chain(disks).collect()
+}
+
+/// `on-conflict = "stop"`: each destination directory that exists is a problem. `exists` is asked once for each datastore
+/// and directory.
+pub fn stopped<E>(
+    cfg: &Cfg,
+    mut exists: impl FnMut(&str, &str) -> Result<bool, E>,
+) -> Result<Vec<CfgProblem>, E> {
+    let mut known: BTreeMap<(String, String), bool> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (key, datastore, directory) in places(cfg) {
+        let place = (datastore, directory);
+        let taken = match known.get(&place) {
+            Some(taken) => *taken,
+            None => exists(&place.0, &place.1)?,
+        };
+        known.insert(place.clone(), taken);
+        if taken {
+            let message = format!(
+                "the directory [{}] {} exists already; choose another, or set on-conflict = \"rename\"",
+                place.0, place.1
+            );
+            // A disk without a directory of its own follows the VM's, whose line is the one to change.
+            if cfg.line(&key).is_some() || key == "directory" {
+                problems.push(cfg.problem(&key, message));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// `on-conflict = "rename"`: the CFG with every directory in conflict renamed, and what was. Items that share a directory
+/// still do afterwards, and none is led into a directory that another item of the CFG has for its own. `identity` maps a
+/// dsname to the datastore it stands for, so that a name and a UUID of one datastore count as the same.
+pub fn renamed<E>(
+    cfg: &Cfg,
+    mut identity: impl FnMut(&str) -> String,
+    mut exists: impl FnMut(&str, &str) -> Result<bool, E>,
+) -> Result<(Cfg, Vec<Redirect>), ConflictError<E>> {
+    let items: Vec<_> = places(cfg)
+        .into_iter()
+        .map(|(_, datastore, directory)| ((identity(&datastore), directory), datastore))
+        .collect();
+    let mut chosen: BTreeMap<(String, String), String> = BTreeMap::new();
+    for (place, datastore) in &items {
+        if chosen.contains_key(place) {
+            continue;
+        }
+        let new = free_name(&place.1, |candidate| {
+            let key = (place.0.clone(), candidate.to_owned());
+            let ours = candidate != place.1 && items.iter().any(|(other, _)| *other == key)
+                || chosen.iter().any(|(other, taken)| other.0 == place.0 && taken == candidate);
+            Ok(ours || exists(datastore, candidate)?)
+        })?;
+        chosen.insert(place.clone(), new);
+    }
+    let mut result = cfg.clone();
+    let mut redirects = Vec::new();
+    for (index, (place, _)) in items.iter().enumerate() {
+        let Some(to) = chosen.get(place) else { continue };
+        if *to != place.1 {
+            redirects.push(Redirect { from: place.1.clone(), to: to.clone() });
+        }
+        match index.checked_sub(1).and_then(|n| result.disks.get_mut(n)) {
+            Some(disk) => disk.directory.clone_from(to),
+            None => result.directory.clone_from(to),
+        }
+    }
+    Ok((result, redirects))
+}
+
+/// `name`, or the first of `name(1)`, `name(2)` … that is not taken. Serves VM names too.
+pub fn free_name<E>(
+    name: &str,
+    mut taken: impl FnMut(&str) -> Result<bool, E>,
+) -> Result<String, ConflictError<E>> {
+    if !taken(name)? {
+        return Ok(name.to_owned());
+    }
+    for number in 1..=NUMBERS_MAX {
+        let candidate = format!("{name}({number})");
+        if !taken(&candidate)? {
+            return Ok(candidate);
+        }
+    }
+    Err(ConflictError::Exhausted(name.to_owned()))
+}

@@ -1,0 +1,20 @@
+//! The text formats of an import session. Pure: bytes in, values and texts out; no files, no clock, no tokio.
+//!
+//! - [`cfg`]: the CFG, parsed or with all that is wrong with it; [`cfg_check`]: what its keys may hold
+//! - [`conflict`]: destinations that exist; [`vmcfg`]: the CFG after redirection
+//! - [`names`]: what a file name in a session means
+//! - [`log_text`]: import.log
+
+pub mod cfg;
+pub mod cfg_check;
+pub mod conflict;
+pub mod log_text;
+pub mod names;
+#[cfg(test)]
+mod tests;
+pub mod vmcfg;
+
+/// `text` with its control characters made visible, so that a name which a client chose can't start a line of its own.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
