@@ -8,6 +8,8 @@
 //! A reader starts with [`header::Header`] (what every message begins with) and [`msg`] (one file per command).
 
 pub mod codec;
+pub mod frame;
+pub mod fscc;
 pub mod header;
 pub mod msg;
 pub mod status;
