@@ -258,7 +258,7 @@ mod tests {
         let (_directory, datastore) = datastore();
         let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
         assert_eq!(disk.allocated().unwrap(), 0);
-        disk.write_at(&[7; MIB as usize], MIB).unwrap();
+        disk.write_at(&vec![7; MIB as usize], MIB).unwrap();
         disk.flush().unwrap();
         let full = disk.allocated().unwrap();
         disk.zero(MIB, MIB / 2).unwrap();

@@ -234,7 +234,7 @@ mod tests {
             query in (0..SPACE, 0..40u64),
         ) {
             let mut map = ExtentMap::new(Rounding::Outward);
-            let mut model = vec![false; 200];
+            let mut model = [false; 200];
             for (add, start, length) in steps {
                 let range = start..start + length;
                 model[start as usize..(start + length) as usize].fill(add);

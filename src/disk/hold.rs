@@ -116,7 +116,7 @@ impl Window {
         let to = self.filled.partition_point(|piece| piece.start <= new.end);
         let start = self.filled[from..to].first().map_or(new.start, |piece| piece.start.min(new.start));
         let end = self.filled[from..to].last().map_or(new.end, |piece| piece.end.max(new.end));
-        self.filled.splice(from..to, [start..end]);
+        self.filled.splice(from..to, std::iter::once(start..end));
     }
 
     fn discard(&mut self, range: &Range<u64>) {

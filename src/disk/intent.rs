@@ -69,7 +69,7 @@ impl DiskMap {
                 received.remove(region.bytes(size));
             }
         }
-        self.epoch = regions.iter().map(|region| region.epoch).fold(self.epoch, u64::max) + 1;
+        self.epoch = regions.iter().map(|region| region.epoch).fold(self.epoch, u64::max).saturating_add(1);
         self.written = written.to_ranges();
         self.lost = lost.to_ranges();
         self.received = received.to_ranges();

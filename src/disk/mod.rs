@@ -1,5 +1,6 @@
 //! A virtual disk while it is being imported: what arrives is scanned for zeros, put in order and handed to a driver.
 //!
+//! - [`error`]: what can go wrong
 //! - [`zero`]: finding zeros at memory speed
 //! - [`extent_map`]: sets of byte ranges
 //! - [`order`]: which of several overlapping operations goes first
@@ -11,6 +12,7 @@
 //! Knows the [`crate::datastore::Disk`] trait and nothing of SMB, sessions, CFG files or vSphere. Calls block; any number
 //! of threads may use one disk.
 
+pub mod error;
 pub mod extent_map;
 mod hold;
 pub mod intent;
@@ -21,7 +23,8 @@ mod tests;
 pub mod writer;
 pub mod zero;
 
+pub use error::DiskError;
 pub use extent_map::{ExtentMap, Rounding};
 pub use intent::{DiskMap, IntentLog, Region};
 pub use statistics::Statistics;
-pub use writer::{Completion, DiskError, ImportDisk, Options};
+pub use writer::{Completion, ImportDisk, Options};

@@ -269,8 +269,9 @@ impl Simulation {
             }
             Step::Stripes { offset, length } => {
                 let end = SIZE.min(offset + length as u64);
-                let data: Vec<_> =
-                    (offset..end).map(|at| if at / GRAIN % 2 == 0 { 0 } else { at as u8 }).collect();
+                let data: Vec<_> = (offset..end)
+                    .map(|at| if (at / GRAIN).is_multiple_of(2) { 0 } else { at as u8 })
+                    .collect();
                 self.write(&data, offset);
             }
             Step::Zero { from, length } => {
@@ -379,7 +380,7 @@ fn threads_that_share_blocks_and_windows_lose_nothing() {
                         let byte = (random(&mut state) % 3 * (thread + 1)) as u8;
                         disk.write_at(&[byte; STRIPE as usize], stripe * STRIPE).unwrap();
                         model[stripe as usize] = byte;
-                        if random(&mut state) % 500 == 0 {
+                        if random(&mut state).is_multiple_of(500) {
                             disk.flush().unwrap();
                         }
                     }

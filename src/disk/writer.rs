@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::error::DiskError;
 use super::extent_map::{ExtentMap, Rounding};
 use super::hold::{Hold, Window};
 use super::intent::{Announced, DiskMap, IntentLog};
@@ -22,46 +23,6 @@ use super::order::{Access, Order};
 use super::statistics::Statistics;
 use super::zero;
 use crate::datastore::Disk;
-
-/// Why an operation on a disk failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiskError {
-    /// A write or a size beyond the size that the CFG gives the disk.
-    #[error("{end} is past the end of the disk ({size} bytes as the CFG says)")]
-    BeyondEnd {
-        /// Where it would have ended, in bytes.
-        end: u64,
-        /// The disk's size, in bytes.
-        size: u64,
-    },
-    /// The datastore failed.
-    #[error("the datastore: {0}")]
-    Datastore(#[source] io::Error),
-    /// The journal failed, so that nothing may be written.
-    #[error("the journal: {0}")]
-    Journal(#[source] io::Error),
-    /// Data that had been accepted could not be written afterwards.
-    #[error("data that was held could not be written to the datastore: {message}")]
-    Late {
-        /// The kind of the datastore's error.
-        kind: io::ErrorKind,
-        /// Its text.
-        message: String,
-    },
-}
-
-impl DiskError {
-    /// The kind of the error beneath, such as [`io::ErrorKind::StorageFull`].
-    #[must_use]
-    pub fn kind(&self) -> io::ErrorKind {
-        match self {
-            Self::BeyondEnd { .. } => io::ErrorKind::FileTooLarge,
-            Self::Datastore(error) | Self::Journal(error) => error.kind(),
-            Self::Late { kind, .. } => *kind,
-        }
-    }
-}
 
 /// How an [`ImportDisk`] behaves.
 #[derive(Clone)]
@@ -84,7 +45,7 @@ impl Default for Options {
             fresh_reads_zero: true,
             grain: zero::GRAIN,
             hold_below: zero::GRAIN as usize,
-            keep_alive: Duration::from_secs(60),
+            keep_alive: Duration::from_mins(1),
             intents: None,
         }
     }

@@ -16,7 +16,7 @@ const STRIDE: usize = 1024;
 #[must_use]
 pub fn is_zero(data: &[u8]) -> bool {
     let (strides, rest) = data.as_chunks::<STRIDE>();
-    strides.iter().all(|stride| stride_is_zero(stride)) && rest.iter().fold(0, |all, byte| all | byte) == 0
+    strides.iter().all(stride_is_zero) && rest.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// One stride without a branch inside, so that the compiler turns it into vector ORs.
