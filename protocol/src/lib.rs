@@ -7,9 +7,11 @@
 //!
 //! A reader starts with [`header::Header`] (what every message begins with) and [`msg`] (one file per command).
 
+pub mod auth;
 pub mod codec;
 pub mod frame;
 pub mod fscc;
+pub mod crypto;
 pub mod header;
 pub mod msg;
 pub mod status;

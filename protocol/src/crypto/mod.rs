@@ -1,0 +1,9 @@
+//! Keys, signatures and encryption (MS-SMB2 3.1.4, 3.1.5).
+//!
+//! Keys are prepared once per session or channel; what is done per message allocates nothing and works in the frame's
+//! own buffer.
+
+pub mod encrypt;
+pub mod kdf;
+pub mod preauth;
+pub mod sign;
