@@ -9,9 +9,9 @@
 
 pub mod auth;
 pub mod codec;
+pub mod crypto;
 pub mod frame;
 pub mod fscc;
-pub mod crypto;
 pub mod header;
 pub mod msg;
 pub mod status;
