@@ -1,6 +1,13 @@
 //! The SMB server: sessions, trees, opens, locks, and one file per command.
 //!
 //! Knows the protocol crate and, of what it serves, only the traits in [`share`]. Knows nothing of imports, datastores
-//! or vSphere. The tables that outlive a connection (sessions, opens, locks) are one `Server` value.
+//! or vSphere. The tables that outlive a connection (sessions, opens, locks) are one [`server::Server`] value.
+//! A reader starts with [`request`]: what a command's handler is given and may answer.
 
+pub mod buffer;
+pub mod connection;
+pub mod request;
+pub mod server;
+pub mod session;
 pub mod share;
+pub mod tree;

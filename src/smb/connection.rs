@@ -1,0 +1,139 @@
+//! One connection (MS-SMB2 3.3.1.7): what was negotiated, its sessions, and the requests that wait on it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use smb_proto::Status;
+use smb_proto::msg::ioctl::validate_negotiate;
+use tokio::sync::mpsc;
+
+use super::session::Session;
+
+/// Requests that may wait at once on one connection: notifies of a few hundred Explorer windows; more is a flood.
+pub const PARKED_MAX: usize = 512;
+/// Sessions per connection: a terminal server's users; more is a flood.
+pub const SESSIONS_MAX: usize = 256;
+
+/// What NEGOTIATE settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    /// What the client sent, repeated in VALIDATE_NEGOTIATE_INFO.
+    pub offered: validate_negotiate::Request,
+    /// What was answered.
+    pub answered: validate_negotiate::Response,
+    /// The dialect.
+    pub dialect: u16,
+    /// The cipher, 0 for none.
+    pub cipher: u16,
+    /// The signing algorithm.
+    pub signing: u16,
+}
+
+/// A parked request is run again, or cancelled, by its AsyncId.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// What it waits for may have come.
+    Wake(u64),
+    /// The client has cancelled it.
+    Cancel(u64),
+    /// Its time is over.
+    Expire(u64),
+}
+
+/// One client's connection.
+pub struct Connection {
+    /// The client's address, for logs.
+    pub peer: Arc<str>,
+    /// Set once by NEGOTIATE.
+    pub negotiated: OnceLock<Negotiated>,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    signals: mpsc::UnboundedSender<Signal>,
+}
+
+impl Connection {
+    /// A connection whose parked requests are run by whoever reads the other end of `signals`. That channel is
+    /// bounded by [`PARKED_MAX`]: a parked request is signalled and then no longer parked.
+    pub fn new(peer: Arc<str>, signals: mpsc::UnboundedSender<Signal>) -> Self {
+        Self { peer, negotiated: OnceLock::new(), sessions: Mutex::default(), signals }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a parked request run again.
+    pub fn wake(&self, async_id: u64) {
+        // The receiver is gone only with the connection, and then nobody waits any more.
+        let _ = self.signals.send(Signal::Wake(async_id));
+    }
+
+    /// The dialect, 0 before NEGOTIATE.
+    pub fn dialect(&self) -> u16 {
+        self.negotiated.get().map_or(0, |negotiated| negotiated.dialect)
+    }
+
+    /// Enters a session that was authenticated here.
+    pub fn add_session(&self, session: Arc<Session>) -> Result<(), Status> {
+        let mut sessions = self.sessions();
+        if sessions.len() >= SESSIONS_MAX {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        sessions.insert(session.id, session);
+        Ok(())
+    }
+
+    /// The session of that id; STATUS_USER_SESSION_DELETED where this connection has none (MS-SMB2 3.3.5.2.9).
+    pub fn session(&self, id: u64) -> Result<Arc<Session>, Status> {
+        let session = self.sessions().get(&id).cloned().ok_or(Status::USER_SESSION_DELETED)?;
+        session.check()?;
+        Ok(session)
+    }
+
+    /// Takes a session out.
+    pub fn remove_session(&self, id: u64) -> Option<Arc<Session>> {
+        self.sessions().remove(&id)
+    }
+
+    /// Takes all sessions out: the connection is lost.
+    pub fn drain_sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions().drain().map(|(_, session)| session).collect()
+    }
+
+    /// FSCTL_VALIDATE_NEGOTIATE_INFO (MS-SMB2 3.3.5.15.12): the answer, or `None` where what the client says it sent is
+    /// not what arrived; the connection is then to be cut without an answer.
+    pub fn validate_negotiate(&self, input: &validate_negotiate::Request) -> Option<Vec<u8>> {
+        let negotiated = self.negotiated.get()?;
+        (negotiated.offered == *input).then(|| negotiated.answered.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_negotiate_that_was_changed_on_the_way_is_noticed() {
+        let (signals, _received) = mpsc::unbounded_channel();
+        let connection = Connection::new("test".into(), signals);
+        let offered = validate_negotiate::Request {
+            capabilities: 0x7F,
+            client_guid: [1; 16],
+            security_mode: 1,
+            dialects: vec![0x0202, 0x0302],
+        };
+        assert_eq!(connection.validate_negotiate(&offered), None, "nothing was negotiated yet");
+        let answered = validate_negotiate::Response {
+            capabilities: 4,
+            server_guid: [2; 16],
+            security_mode: 3,
+            dialect: 0x0302,
+        };
+        let negotiated =
+            Negotiated { offered: offered.clone(), answered, dialect: 0x0302, cipher: 0, signing: 1 };
+        connection.negotiated.set(negotiated).unwrap();
+        assert_eq!(connection.validate_negotiate(&offered), Some(answered.encode()));
+        let fewer = validate_negotiate::Request { dialects: vec![0x0202], ..offered };
+        assert_eq!(connection.validate_negotiate(&fewer), None);
+    }
+}

@@ -1,0 +1,196 @@
+//! What all connections share: settings, sessions, and who waits for what.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use smb_proto::Status;
+
+use super::buffer::Pool;
+use super::connection::Connection;
+use super::request::WakeKey;
+use super::session::Session;
+use super::share::Share;
+
+/// Largest payload of a READ, WRITE or transaction in bytes: what Windows negotiates at most.
+pub const PAYLOAD_BYTES_MAX: u32 = 8 << 20;
+/// Sessions in the whole server: above any site's number of clients, low enough that a flood ends in a status.
+pub const SESSIONS_MAX: usize = 10_000;
+
+/// When traffic is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Never.
+    Off,
+    /// If the client wants it.
+    Desired,
+    /// Always; what comes in the clear is refused.
+    Required,
+}
+
+/// The accounts.
+pub trait Users: Send + Sync {
+    /// The account's NT hash; names are compared without case.
+    fn nt_hash(&self, account: &str) -> Option<[u8; 16]>;
+}
+
+/// What kind of share a tree connect reports (MS-SMB2 2.2.10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShareKind {
+    /// Files.
+    Disk,
+    /// Named pipes: IPC$.
+    Pipe,
+}
+
+/// A share under its name.
+pub struct ShareEntry {
+    /// As clients see it; compared without case.
+    pub name: String,
+    /// Shown beside it.
+    pub comment: String,
+    /// Files or pipes.
+    pub kind: ShareKind,
+    /// What answers.
+    pub share: Arc<dyn Share>,
+    /// Whether this share is reached encrypted only.
+    pub encrypt: bool,
+    /// Accounts that may connect, lower case; empty means every account.
+    pub users: Vec<String>,
+}
+
+impl ShareEntry {
+    /// Whether that account may connect.
+    pub fn admits(&self, user: &str) -> bool {
+        self.users.is_empty() || self.users.contains(&user.to_lowercase())
+    }
+}
+
+/// How the server is to be.
+pub struct Settings {
+    /// NetBIOS name, shown to clients.
+    pub name: String,
+    /// ServerGuid: stable over restarts.
+    pub guid: [u8; 16],
+    /// Oldest dialect spoken.
+    pub min_dialect: u16,
+    /// Newest dialect spoken.
+    pub max_dialect: u16,
+    /// Whether unsigned sessions are refused.
+    pub signing_required: bool,
+    /// When traffic is encrypted.
+    pub encryption: Encryption,
+    /// The shares, IPC$ among them.
+    pub shares: Vec<Arc<ShareEntry>>,
+    /// The accounts.
+    pub users: Arc<dyn Users>,
+}
+
+/// A request that waits, found again by connection and AsyncId.
+struct Waiter {
+    connection: Weak<Connection>,
+    async_id: u64,
+}
+
+/// The tables of one server.
+pub struct Server {
+    /// How it was set up.
+    pub settings: Settings,
+    /// Frame buffers.
+    pub pool: Arc<Pool>,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    waiters: Mutex<HashMap<WakeKey, Vec<Waiter>>>,
+    /// Counts wake-ups, so that one between a handler's decision to wait and its registration is not lost.
+    wakes: AtomicU64,
+    next_id: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// A server without connections.
+    pub fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            pool: Pool::new(),
+            sessions: Mutex::default(),
+            waiters: Mutex::default(),
+            wakes: AtomicU64::new(0),
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    /// A number that was not given out before: SessionIds, AsyncIds, volatile FileIds.
+    pub fn unique_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The share of that name, without regard to case.
+    pub fn share(&self, name: &str) -> Option<&Arc<ShareEntry>> {
+        self.settings.shares.iter().find(|entry| entry.name.to_lowercase() == name.to_lowercase())
+    }
+
+    /// Enters an authenticated session.
+    pub fn add_session(&self, session: Arc<Session>) -> Result<(), Status> {
+        let mut sessions = lock(&self.sessions);
+        if sessions.len() >= SESSIONS_MAX {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        sessions.insert(session.id, session);
+        Ok(())
+    }
+
+    /// The session of that id, whichever connection it belongs to.
+    pub fn session(&self, id: u64) -> Option<Arc<Session>> {
+        lock(&self.sessions).get(&id).cloned()
+    }
+
+    /// Takes a session out and ends it.
+    pub fn remove_session(&self, id: u64) -> Option<Arc<Session>> {
+        let session = lock(&self.sessions).remove(&id)?;
+        session.end();
+        Some(session)
+    }
+
+    /// The count of wake-ups: read before a handler runs, given to [`Server::wait`] if it wants to wait.
+    pub fn wake_count(&self) -> u64 {
+        self.wakes.load(Ordering::Acquire)
+    }
+
+    /// Registers a parked request. `false` where something was woken since `seen`: run the handler again instead.
+    pub fn wait(&self, key: WakeKey, connection: &Arc<Connection>, async_id: u64, seen: u64) -> bool {
+        let mut waiters = lock(&self.waiters);
+        if self.wake_count() != seen {
+            return false;
+        }
+        waiters.entry(key).or_default().push(Waiter { connection: Arc::downgrade(connection), async_id });
+        true
+    }
+
+    /// Runs the requests again that wait for `key`, in the order in which they came.
+    pub fn wake(&self, key: &WakeKey) {
+        let woken = {
+            let mut waiters = lock(&self.waiters);
+            self.wakes.fetch_add(1, Ordering::AcqRel);
+            waiters.remove(key).unwrap_or_default()
+        };
+        for waiter in woken {
+            if let Some(connection) = waiter.connection.upgrade() {
+                connection.wake(waiter.async_id);
+            }
+        }
+    }
+
+    /// Forgets a request that no longer waits (cancelled, or its connection is gone).
+    pub fn forget(&self, key: &WakeKey, async_id: u64) {
+        let mut waiters = lock(&self.waiters);
+        if let Some(list) = waiters.get_mut(key) {
+            list.retain(|waiter| waiter.async_id != async_id);
+            if list.is_empty() {
+                waiters.remove(key);
+            }
+        }
+    }
+}
