@@ -15,5 +15,6 @@ pub mod disk;
 pub mod import;
 pub mod journal;
 pub mod pancbt;
+pub mod share;
 pub mod smb;
 pub mod users;

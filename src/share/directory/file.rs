@@ -1,0 +1,277 @@
+//! An open file or directory: data, sizes, times.
+
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{FallocateFlags, SeekFrom, Statx};
+use rustix::io::{Errno, ReadWriteFlags};
+use smb_proto::Status;
+
+use super::attributes::{self, DIRECTORY, Dos, SETTABLE, SPARSE, TEMPORARY};
+use super::errors::status;
+use super::listing::Names;
+use super::lookup::stat_of;
+use super::namespace::key_of;
+use super::security::Descriptor;
+use super::{Volume, streams, times};
+use crate::smb::share::{
+    BasicChange, File, FileKey, FileTime, Listing, Metadata, OpenGate, Refusal, SharePath, StreamEntry,
+};
+
+/// Zeros written at a time where the file system cannot punch holes.
+const ZEROS: [u8; 65_536] = [0; 65_536];
+
+/// An open of the share.
+pub(super) struct DirectoryFile {
+    pub(super) volume: Arc<Volume>,
+    pub(super) fd: OwnedFd,
+    pub(super) key: FileKey,
+    pub(super) directory: bool,
+    /// The write time set by this open: its later writes leave it alone (MS-FSA 2.1.5.15.2, UserSetModificationTime).
+    written: Mutex<Option<FileTime>>,
+    /// Held while the attribute record is read and written back.
+    changing: Mutex<()>,
+}
+
+impl DirectoryFile {
+    pub(super) fn new(volume: Arc<Volume>, fd: OwnedFd, stat: &Statx, directory: bool) -> Self {
+        let (written, changing) = (Mutex::new(None), Mutex::new(()));
+        Self { volume, fd, key: key_of(stat), directory, written, changing }
+    }
+
+    /// Data calls are for files.
+    fn as_file(&self) -> Result<&OwnedFd, Status> {
+        if self.directory { Err(Status::INVALID_DEVICE_REQUEST) } else { Ok(&self.fd) }
+    }
+
+    /// After data changed: puts back the write time that this open has set.
+    fn keep_write_time(&self) -> Result<(), Status> {
+        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_none() {
+            return Ok(());
+        }
+        rustix::fs::futimens(&self.fd, &times::changes(None, written)).map_err(status)
+    }
+
+    /// Reads the attribute record, changes it, writes it back.
+    fn change_dos(&self, change: impl FnOnce(&mut Dos)) -> Result<(), Status> {
+        let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = Dos::load(&self.fd, &stat_of(&self.fd)?);
+        let mut after = before;
+        change(&mut after);
+        if after == before { Ok(()) } else { after.store(&self.fd) }
+    }
+
+    fn write_zeros(&self, mut from: u64, to: u64) -> Result<(), Status> {
+        while from < to {
+            let length = (to - from).min(ZEROS.len() as u64) as usize;
+            from += rustix::io::pwrite(&self.fd, &ZEROS[..length], from).map_err(status)? as u64;
+        }
+        Ok(())
+    }
+
+    /// Where data begins at or after `from`; `None` past the last.
+    fn seek(&self, to: SeekFrom) -> Result<Option<u64>, Status> {
+        match rustix::fs::seek(&self.fd, to) {
+            Err(Errno::NXIO) => Ok(None),
+            other => other.map(Some).map_err(status),
+        }
+    }
+}
+
+impl File for DirectoryFile {
+    fn key(&self) -> FileKey {
+        self.key.clone()
+    }
+
+    fn path(&self) -> SharePath {
+        // Only what was deleted or moved out of the share has none.
+        SharePath { components: self.components().unwrap_or_default(), stream: None }
+    }
+
+    fn is_directory(&self) -> bool {
+        self.directory
+    }
+
+    fn metadata(&self) -> Result<Metadata, Status> {
+        let stat = stat_of(&self.fd)?;
+        Ok(attributes::metadata(&stat, Dos::load(&self.fd, &stat)))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Status> {
+        let file = self.as_file()?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match rustix::io::pread(file, &mut buffer[done..], offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(status(error)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, write_through: bool) -> Result<(), Status> {
+        let file = self.as_file()?;
+        let mut flags = if write_through { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset.checked_add(done as u64).ok_or(Status::INVALID_PARAMETER)?;
+            match rustix::io::pwritev2(file, &[IoSlice::new(&data[done..])], at, flags) {
+                Ok(0) => return Err(Status::DISK_FULL),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                // An old file system without the flag: synchronise afterwards.
+                Err(Errno::OPNOTSUPP) if !flags.is_empty() => flags = ReadWriteFlags::empty(),
+                Err(error) => return Err(status(error)),
+            }
+        }
+        if write_through && flags.is_empty() {
+            rustix::fs::fdatasync(file).map_err(status)?;
+        }
+        self.keep_write_time()
+    }
+
+    fn flush(&self) -> Result<(), Status> {
+        rustix::fs::fsync(&self.fd).map_err(status)
+    }
+
+    fn set_end_of_file(&self, size: u64) -> Result<(), Status> {
+        if self.directory {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        rustix::fs::ftruncate(&self.fd, size).map_err(status)?;
+        self.keep_write_time()
+    }
+
+    fn set_allocation(&self, size: u64) -> Result<(), Status> {
+        if self.directory {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        if size < stat_of(&self.fd)?.stx_size {
+            return self.set_end_of_file(size);
+        }
+        match size {
+            0 => Ok(()),
+            _ => match rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, 0, size) {
+                Err(Errno::OPNOTSUPP) => Ok(()),
+                other => other.map_err(status),
+            },
+        }
+    }
+
+    fn set_basic(&self, change: &BasicChange) -> Result<(), Status> {
+        if let Some(wanted) = change.attributes
+            && (self.directory && wanted & TEMPORARY != 0 || !self.directory && wanted & DIRECTORY != 0)
+        {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        self.change_dos(|dos| {
+            if let Some(wanted) = change.attributes {
+                dos.attributes = dos.attributes & !SETTABLE | wanted & SETTABLE;
+            }
+            dos.created = change.created.or(dos.created);
+        })?;
+        if change.accessed.is_some() || change.written.is_some() {
+            if let Some(written) = change.written {
+                *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
+            }
+            rustix::fs::futimens(&self.fd, &times::changes(change.accessed, change.written))
+                .map_err(status)?;
+        }
+        // The change time is the kernel's: it moved with what was set above.
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Box<dyn Listing>, Status> {
+        if !self.directory {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        Ok(Box::new(Names::new(self.volume.clone(), &self.fd)?))
+    }
+
+    fn rename(&self, to: &SharePath, replace: bool, gate: &mut dyn OpenGate) -> Result<(), Refusal> {
+        self.rename_to(to, replace, gate)
+    }
+
+    fn link(&self, to: &SharePath, replace: bool) -> Result<(), Status> {
+        self.link_to(to, replace)
+    }
+
+    fn check_delete(&self) -> Result<(), Status> {
+        self.deletable()
+    }
+
+    fn delete(&self) -> Result<(), Status> {
+        self.remove()
+    }
+
+    fn security(&self, parts: u32) -> Result<Vec<u8>, Status> {
+        Ok(Descriptor::load(&self.fd).encode(parts))
+    }
+
+    fn set_security(&self, parts: u32, descriptor: &[u8]) -> Result<(), Status> {
+        let new = Descriptor::decode(descriptor).ok_or(Status::INVALID_PARAMETER)?;
+        let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = Descriptor::load(&self.fd);
+        kept.replace(parts, &new)?;
+        kept.store(&self.fd)
+    }
+
+    fn extended_attributes(&self) -> Result<Vec<(String, Vec<u8>)>, Status> {
+        self.load_eas()
+    }
+
+    fn set_extended_attributes(&self, attributes: &[(String, Vec<u8>)]) -> Result<(), Status> {
+        let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store_eas(attributes)
+    }
+
+    fn streams(&self) -> Result<Vec<StreamEntry>, Status> {
+        Ok(streams::unnamed(&self.metadata()?, self.directory))
+    }
+
+    fn set_sparse(&self, sparse: bool) -> Result<(), Status> {
+        if self.directory {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        // POSIX files can always have holes: the mark is what clients are told.
+        self.change_dos(|dos| dos.attributes = dos.attributes & !SPARSE | if sparse { SPARSE } else { 0 })
+    }
+
+    fn zero_range(&self, from: u64, to: u64) -> Result<(), Status> {
+        let file = self.as_file()?;
+        let to = to.min(stat_of(file)?.stx_size);
+        if from >= to {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(file, flags, from, to - from) {
+            Err(Errno::OPNOTSUPP) => self.write_zeros(from, to)?,
+            other => other.map_err(status)?,
+        }
+        self.keep_write_time()
+    }
+
+    fn allocated_ranges(&self, from: u64, to: u64, max: usize) -> Result<(Vec<(u64, u64)>, bool), Status> {
+        let to = to.min(stat_of(self.as_file()?)?.stx_size);
+        let (mut ranges, mut at) = (Vec::new(), from);
+        while at < to {
+            let Some(data) = self.seek(SeekFrom::Data(at))?.filter(|data| *data < to) else { break };
+            if ranges.len() == max {
+                return Ok((ranges, true));
+            }
+            let hole = self.seek(SeekFrom::Hole(data))?.unwrap_or(to).min(to);
+            ranges.push((data, hole - data));
+            at = hole;
+        }
+        Ok((ranges, false))
+    }
+
+    fn close(&self, _clean: bool) -> Result<(), Status> {
+        // Every write was told of when it was made; there is nothing late to tell.
+        Ok(())
+    }
+}
