@@ -231,6 +231,9 @@ pub struct Parsed {
 
 /// Reads a CFG. `on_conflict` is what a file without that key gets.
 pub fn parse(bytes: &[u8], on_conflict: OnConflict) -> Parsed {
+    if let Some(problem) = unreadable(bytes) {
+        return Parsed { cfg: Err(vec![problem]), warnings: Vec::new() };
+    }
     let mut problems = Vec::new();
     let entries = lex(bytes, &mut problems);
     let mut checker = cfg_check::Checker::new(entries, problems, on_conflict);
@@ -274,22 +277,24 @@ pub(super) struct Entry {
     pub(super) value: Value,
 }
 
+/// Why a file can't be read as lines at all, if so.
+fn unreadable(bytes: &[u8]) -> Option<CfgProblem> {
+    let message = if bytes.len() > CFG_BYTES_MAX {
+        format!(
+            "the file has {} bytes, more than the {CFG_BYTES_MAX} of a CFG; check that it is one",
+            bytes.len()
+        )
+    } else if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
+        "the file is UTF-16; save it as UTF-8".to_owned()
+    } else {
+        return None;
+    };
+    Some(CfgProblem { line: Some(1), key: String::new(), message })
+}
+
 /// Splits the file into entries; lines that are none become problems.
 fn lex(bytes: &[u8], problems: &mut Vec<CfgProblem>) -> Vec<Entry> {
     let mut entries = Vec::new();
-    if bytes.len() > CFG_BYTES_MAX {
-        let message = format!(
-            "the file has {} bytes, more than the {CFG_BYTES_MAX} of a CFG; check that it is one",
-            bytes.len()
-        );
-        problems.push(CfgProblem { line: Some(1), key: String::new(), message });
-        return entries;
-    }
-    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
-        let message = "the file is UTF-16; save it as UTF-8".to_owned();
-        problems.push(CfgProblem { line: Some(1), key: String::new(), message });
-        return entries;
-    }
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     for (index, raw) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let line = index as u32 + 1;
