@@ -4,15 +4,18 @@
 //! - [`conflict`]: destinations that exist; [`vmcfg`]: the CFG after redirection
 //! - [`names`]: what a file name in a session means
 //! - [`log_text`]: import.log
+//! - [`vmx`], [`descriptor`]: what the hypervisor reads
 
 pub mod cfg;
 pub mod cfg_check;
 pub mod conflict;
+pub mod descriptor;
 pub mod log_text;
 pub mod names;
 #[cfg(test)]
 mod tests;
 pub mod vmcfg;
+pub mod vmx;
 
 /// `text` with its control characters made visible, so that a name which a client chose can't start a line of its own.
 pub(crate) fn one_line(text: &str) -> String {
