@@ -9,7 +9,9 @@
 
 pub mod auth;
 pub mod codec;
+pub mod conn;
 pub mod crypto;
+
 pub mod frame;
 pub mod fscc;
 pub mod header;
