@@ -5,9 +5,14 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use super::formats::log_text::{self, Fault};
+
 /// Bytes after which a session's log takes no more lines but says so once: a client that loops on a refusal must not
 /// fill the service's disk.
 const LOG_BYTES_MAX: u64 = 64 << 20;
+
+/// The `error:` of the sample's lines.
+const CLIENT_FAULT: i32 = 1;
 
 /// The log of one session.
 #[derive(Debug)]
@@ -23,42 +28,30 @@ impl SessionLog {
         Ok(Self { file: Mutex::new((file, length)) })
     }
 
-    /// Appends `text`, each of its lines with the time. A log that can't be written stops no restore: the service's own
+    /// Appends `text` with the time. A log that can't be written stops no restore: the service's own
     /// log has the line too.
     pub fn line(&self, text: &str) {
         tracing::info!(target: "importfs::import", "{text}");
-        let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string();
-        let mut lines: String = text.lines().map(|line| format!("{now}: {line}\n")).collect();
+        let now = jiff::Zoned::now().datetime();
+        let mut line = log_text::line(now, &text);
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if held.1 > LOG_BYTES_MAX {
             return;
         }
-        if held.1 + lines.len() as u64 > LOG_BYTES_MAX {
-            lines.push_str(&now);
-            lines.push_str(": the log is full; further lines are in the service's log\n");
+        if held.1 + line.len() as u64 > LOG_BYTES_MAX {
+            line = log_text::line(now, &"the log is full; further lines are in the service's log");
             held.1 = LOG_BYTES_MAX;
         }
-        held.1 += lines.len() as u64;
-        if let Err(error) = held.0.write_all(lines.as_bytes()) {
+        held.1 += line.len() as u64;
+        if let Err(error) = held.0.write_all(line.as_bytes()) {
             tracing::warn!("import.log can't be written: {error}");
         }
     }
 
     /// An error in the sample's words: which thread, where in the source.
-    pub fn error(&self, at: &str, text: &str) {
-        self.line(&format!("ERROR [thread:{}, where:{at}, error:1] {text}", thread_number()));
+    #[track_caller]
+    pub fn error(&self, text: &str) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        self.line(&Fault::here(u64::from(thread), CLIENT_FAULT, text).to_string());
     }
 }
-
-/// A number for the calling thread, as the sample's lines carry one.
-fn thread_number() -> u64 {
-    rustix::thread_id()
-}
-
-/// `file.rs:line` of where it stands.
-macro_rules! here {
-    () => {
-        concat!(env!("CARGO_CRATE_NAME"), "::", file!(), ":", line!())
-    };
-}
-pub(super) use here;

@@ -1,0 +1,135 @@
+//! A differential on its way into its disk.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use super::error::ImportError;
+use super::file::ImportFile;
+use super::session::digest;
+use super::state::{Stage, State};
+use crate::disk::{DiskError, ImportDisk};
+use crate::journal::Record;
+use crate::pancbt::{Header, Merger, PancbtError, Sink};
+
+/// The disk as the merger sees it.
+struct DiskSink<'a> {
+    disk: &'a ImportDisk,
+    /// The change id at which the disk stands, empty where unknown.
+    stands_at: &'a str,
+    /// Called once, before the first change of the disk.
+    begin: &'a mut dyn FnMut() -> io::Result<()>,
+}
+
+fn io_error(error: DiskError) -> io::Error {
+    io::Error::new(error.kind(), error)
+}
+
+impl Sink for DiskSink<'_> {
+    fn header(&mut self, header: &Header) -> Result<(), String> {
+        if header.disk_size != self.disk.size() {
+            return Err(format!(
+                "it is for a disk of {} bytes, and this one has {}",
+                header.disk_size,
+                self.disk.size()
+            ));
+        }
+        if !self.stands_at.is_empty() && !header.base.is_empty() && self.stands_at != header.base {
+            return Err(format!(
+                "it applies to change id {}, and the disk stands at {}",
+                header.base, self.stands_at
+            ));
+        }
+        (self.begin)().map_err(|error| error.to_string())
+    }
+
+    fn data(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.write_at(data, offset).map_err(io_error)
+    }
+
+    fn zero(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.disk.zero_range(offset, offset.saturating_add(length)).map_err(io_error)
+    }
+}
+
+impl ImportFile {
+    /// Merges what arrived at `offset` of a differential.
+    pub(super) fn merge(
+        &self,
+        number: usize,
+        merger: &Mutex<Option<Merger>>,
+        data: &[u8],
+        offset: u64,
+    ) -> Result<(), ImportError> {
+        let (disk, stands_at) = {
+            let inner = self.session.lock();
+            let State::Receiving(receiving) = &inner.state else {
+                return Err(ImportError::NotInCfg(self.display()));
+            };
+            let slot = receiving.disks.get(number);
+            let found = slot.and_then(|slot| Some((slot.disk.clone()?, slot.target.clone())));
+            found.ok_or_else(|| ImportError::NotInCfg(self.display()))?
+        };
+        let mut held = merger.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(merger) = held.as_mut() else {
+            let why = "it was merged already; a differential is copied once".into();
+            return Err(ImportError::Refused { path: self.display(), why });
+        };
+        // From the first change on the disk is neither its old nor its new state: a crash must find that written down.
+        let mut begin = || self.session.journal.record(&Record::DiskDoubtful { disk: number as u32 });
+        let mut sink = DiskSink { disk: &disk, stands_at: &stands_at, begin: &mut begin };
+        merger.write(offset, data, &mut sink).map_err(|error| self.refused(&error))
+    }
+
+    fn refused(&self, error: &PancbtError) -> ImportError {
+        ImportError::Refused { path: self.display(), why: error.to_string() }
+    }
+
+    /// The differential was closed: the disk is at its new state, or needs its extent again.
+    pub(super) fn finish_merge(
+        &self,
+        number: usize,
+        merger: &Mutex<Option<Merger>>,
+        arrived: bool,
+    ) -> Result<(), ImportError> {
+        let Some(merger) = merger.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let outcome = merger.finish();
+        let begun = merger.header().is_some();
+        let target = merger.header().map(|header| header.target.clone()).unwrap_or_default();
+        let mut inner = self.session.lock();
+        let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
+        let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
+        slot.merging = false;
+        let disk = slot.disk.clone();
+        let flushed = disk.map_or(Ok(()), |disk| disk.flush());
+        let outcome = outcome.map_err(|error| self.refused(&error));
+        let outcome = outcome.and_then(|summary| {
+            flushed.map_err(ImportError::disk(self.display()))?;
+            Ok(summary)
+        });
+        match outcome {
+            Ok(summary) if arrived => {
+                let index = slot.merged;
+                slot.merged += 1;
+                slot.target.clone_from(&target);
+                receiving.imported = None;
+                let disk = number as u32;
+                self.session.record(&Record::ExtentComplete { disk })?;
+                // What its checksummed END! record vouches for stands for the file: it is merged, not kept.
+                let digest = digest(format!("{:?} {target}", summary).as_bytes());
+                self.session.record(&Record::PancbtMerged { disk, index, digest, target })
+            }
+            outcome => {
+                if begun {
+                    slot.stage = Stage::Doubtful;
+                    self.session.record(&Record::DiskDoubtful { disk: number as u32 })?;
+                    let extent = slot.plan.extent.clone();
+                    let why = outcome.as_ref().err().map_or("it broke off".to_owned(), ToString::to_string);
+                    inner.faults.push(format!("{why}; copy {extent} again from its start"));
+                    self.session.report(&mut inner)?;
+                }
+                inner.files.remove(&self.key);
+                outcome.map(|_| ())
+            }
+        }
+    }
+}

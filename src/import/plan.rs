@@ -1,0 +1,142 @@
+//! Where everything of a session goes: a clean CFG, resolved against a hypervisor's datastores and their contents.
+
+use serde::{Deserialize, Serialize};
+
+use super::formats::cfg::{self, Cfg, OnConflict};
+use super::formats::vmcfg;
+use crate::datastore::{DiskSpec, Provisioning};
+
+/// A directory on a datastore.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Datastore as the hypervisor calls it.
+    pub datastore: String,
+    /// As the CFG wrote the datastore, name or UUID: what `/vmfs/volumes/` paths in the log show.
+    pub volume: String,
+    /// Directory on it, components joined by `/`.
+    pub directory: String,
+}
+
+impl Place {
+    /// The path of a file in the directory, relative to the datastore.
+    #[must_use]
+    pub fn file(&self, name: &str) -> String {
+        if self.directory.is_empty() { name.to_owned() } else { format!("{}/{name}", self.directory) }
+    }
+
+    /// The path as ESXi would show it.
+    #[must_use]
+    pub fn vmfs(&self, name: &str) -> String {
+        format!("/vmfs/volumes/{}/{}", self.volume, self.file(name))
+    }
+}
+
+/// One disk's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// Descriptor as the backup calls it.
+    pub name: String,
+    /// Descriptor on the datastore.
+    pub target_name: String,
+    /// Extent as the backup calls it.
+    pub extent: String,
+    /// Extent on the datastore.
+    pub target_extent: String,
+    /// Where both go.
+    pub place: Place,
+    /// Bytes.
+    pub size: u64,
+    /// Thin, or else thick.
+    pub thin: bool,
+}
+
+impl DiskPlan {
+    /// As the driver wants it.
+    #[must_use]
+    pub fn spec(&self) -> DiskSpec {
+        DiskSpec {
+            directory: self.place.directory.clone(),
+            extent: self.target_extent.clone(),
+            size: self.size,
+            provisioning: if self.thin { Provisioning::Thin } else { Provisioning::Thick },
+        }
+    }
+}
+
+/// Where everything of a session goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The hypervisor's configured name.
+    pub hypervisor: String,
+    /// Where the VMX goes.
+    pub place: Place,
+    /// Disks, numbered as in the CFG.
+    pub disks: Vec<DiskPlan>,
+    /// The CFG as it was asked for.
+    pub asked: Cfg,
+    /// The CFG after conflicts were resolved.
+    pub taken: Cfg,
+}
+
+/// How a plan stands in the journal: both CFGs as text, so that no second notation has to be kept in step.
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    hypervisor: String,
+    /// Datastore names, the VMX's first, then those of the disks.
+    datastores: Vec<String>,
+    asked: String,
+    taken: String,
+}
+
+impl Plan {
+    /// Puts a plan together. `datastores` are the names of the datastores that the CFG means: the VMX's, then those of
+    /// the disks.
+    #[must_use]
+    pub fn new(hypervisor: &str, asked: Cfg, taken: Cfg, datastores: &[String]) -> Self {
+        let place = |number: usize, volume: &str, directory: &str| Place {
+            datastore: datastores.get(number).cloned().unwrap_or_else(|| volume.to_owned()),
+            volume: volume.to_owned(),
+            directory: directory.to_owned(),
+        };
+        let disks = taken.disks.iter().enumerate().map(|(number, disk)| DiskPlan {
+            name: disk.name.clone(),
+            target_name: disk.target_name().to_owned(),
+            extent: disk.extent_name.clone(),
+            target_extent: disk.target_extent(),
+            place: place(number + 1, &disk.datastore, &disk.directory),
+            size: disk.size,
+            thin: disk.provisioning == Provisioning::Thin,
+        });
+        Self {
+            hypervisor: hypervisor.to_owned(),
+            disks: disks.collect(),
+            place: place(0, &taken.datastore, &taken.directory),
+            asked,
+            taken,
+        }
+    }
+
+    /// Every place, the VMX's first.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.place).chain(self.disks.iter().map(|disk| &disk.place))
+    }
+
+    /// For the journal.
+    pub fn record(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&Recorded {
+            hypervisor: self.hypervisor.clone(),
+            datastores: self.places().map(|place| place.datastore.clone()).collect(),
+            asked: vmcfg::render(&self.asked),
+            taken: vmcfg::render(&self.taken),
+        })
+    }
+
+    /// From the journal; `None` where it is not one of ours.
+    #[must_use]
+    pub fn recorded(text: &str) -> Option<Self> {
+        let recorded: Recorded = serde_json::from_str(text).ok()?;
+        let read = |text: &str| cfg::parse(text.as_bytes(), OnConflict::Stop).cfg.ok();
+        let (asked, taken) = (read(&recorded.asked)?, read(&recorded.taken)?);
+        Some(Self::new(&recorded.hypervisor, asked, taken, &recorded.datastores))
+    }
+}

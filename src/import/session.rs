@@ -1,0 +1,479 @@
+//! One import session: a directory of the share, its files, and how far they are.
+//!
+//! Locking: `inner` is held for bookkeeping and for the short work at a CLOSE (CFG, VMX), which are one at a time by
+//! nature; never while data moves, so that extents are written in parallel.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use sha2::{Digest as _, Sha256};
+
+use super::engine::Shared;
+use super::error::ImportError;
+use super::formats::names::{Kind, classify};
+use super::log::SessionLog;
+use super::plan::Plan;
+use super::state::{DiskSlot, Receiving, Stage, State};
+use crate::disk::{ImportDisk, Options};
+use crate::journal::{Digest, DiskJournal, Journal, ObjectKind, Record, fold};
+
+/// Files a session may hold: a CFG, a VMX, 60 disks with extent, descriptor and a chain each, and room.
+pub(super) const FILES_MAX: usize = 1024;
+/// Bytes of a file that is kept in the cache: CFG, VMX, descriptors and nvram are kilobytes.
+pub(super) const SMALL_MAX: u64 = 16 << 20;
+/// The log's name.
+pub(super) const LOG_NAME: &str = "import.log";
+
+/// Times of a file, 100-nanosecond intervals since 1601 (MS-DTYP 2.3.3), as clients set them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct Times {
+    pub created: u64,
+    pub accessed: u64,
+    pub written: u64,
+    pub changed: u64,
+}
+
+/// Seconds from 1601 to 1970.
+const EPOCH_SECONDS: u64 = 11_644_473_600;
+
+/// A moment in 100-nanosecond intervals since 1601.
+pub(super) fn file_time(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs() + EPOCH_SECONDS) * 10_000_000 + u64::from(since.subsec_nanos() / 100)
+}
+
+impl Times {
+    pub(super) fn now() -> Self {
+        Self::at(SystemTime::now())
+    }
+
+    pub(super) fn at(time: SystemTime) -> Self {
+        let time = file_time(time);
+        Self { created: time, accessed: time, written: time, changed: time }
+    }
+}
+
+/// What a client's file is.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// Kept in the session's cache.
+    Small(Kind, Arc<File>),
+    /// The extent of that disk.
+    Extent(usize),
+    /// A differential of that disk: bytes that came.
+    Pancbt(usize, Arc<AtomicU64>),
+    /// The service's own.
+    Own(Arc<File>),
+}
+
+/// A file of the session.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) number: u64,
+    pub(super) times: Times,
+    pub(super) attributes: u32,
+    pub(super) content: Content,
+}
+
+/// What is known of a file or directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Its name as stored, empty for the root.
+    pub name: String,
+    /// Its number, for as long as the service runs.
+    pub number: u64,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Whether clients may not change it.
+    pub own: bool,
+    /// End of file in bytes.
+    pub size: u64,
+    /// Bytes occupied.
+    pub allocation: u64,
+    /// Its times.
+    pub times: Times,
+    /// FileAttributes that a client set.
+    pub attributes: u32,
+}
+
+/// What changes under the lock.
+pub(super) struct Inner {
+    pub(super) files: BTreeMap<String, Entry>,
+    pub(super) state: State,
+    /// Errors of the CFG: while there are any, data is refused.
+    pub(super) cfg_errors: Vec<String>,
+    /// Other errors that a person should see in `.cfg.err`.
+    pub(super) faults: Vec<String>,
+    /// The name that a copy tool used, and the one that it is going to use.
+    pub(super) aliases: BTreeMap<String, String>,
+    pub(super) handles: usize,
+    pub(super) removed: bool,
+    pub(super) times: Times,
+    /// Objects made on datastores, for a crash between making and recording.
+    pub(super) ledger: Vec<(String, String)>,
+}
+
+/// One import session.
+pub struct Session {
+    pub(super) shared: Arc<Shared>,
+    /// Components from the share's root.
+    pub(super) path: Vec<String>,
+    pub(super) number: u64,
+    pub(super) cache: PathBuf,
+    pub(super) log: SessionLog,
+    pub(super) journal: Arc<Journal>,
+    inner: Mutex<Inner>,
+}
+
+impl Session {
+    /// Opens the session whose cache is `cache`, replaying its journal; `path` is for a new one. `None` where the
+    /// client had removed it.
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        cache: &Path,
+        path: Option<&[String]>,
+    ) -> Result<Option<Arc<Self>>, ImportError> {
+        let shown = cache.display().to_string();
+        fs::create_dir_all(cache.join("files")).map_err(ImportError::io(&shown))?;
+        let (journal, records) = Journal::open(&cache.join("journal")).map_err(|error| {
+            ImportError::Refused { path: shown.clone(), why: error.to_string() }
+        })?;
+        if records.contains(&Record::SessionRemoved) {
+            return Ok(None);
+        }
+        let recorded = records.iter().find_map(|record| match record {
+            Record::SessionCreated { directory } => Some(directory.clone()),
+            _ => None,
+        });
+        let path: Vec<String> = match (recorded, path) {
+            (Some(directory), _) => directory.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
+            (None, Some(path)) => {
+                let directory = path.join("/");
+                journal.record(&Record::SessionCreated { directory }).map_err(ImportError::io(&shown))?;
+                path.to_vec()
+            }
+            // A crash came between making the directory and the first record: nothing was acknowledged.
+            (None, None) => return Ok(None),
+        };
+        let log = SessionLog::open(&cache.join(LOG_NAME)).map_err(ImportError::io(&shown))?;
+        let inner = Inner {
+            files: BTreeMap::new(),
+            state: State::Cfg,
+            cfg_errors: Vec::new(),
+            faults: Vec::new(),
+            aliases: BTreeMap::new(),
+            handles: 0,
+            removed: false,
+            times: Times::now(),
+            ledger: Vec::new(),
+        };
+        let session = Arc::new(Self {
+            shared: Arc::clone(shared),
+            path,
+            number: shared.next_number(),
+            cache: cache.to_owned(),
+            log,
+            journal: Arc::new(journal),
+            inner: Mutex::new(inner),
+        });
+        session.replay(&records)?;
+        Ok(Some(session))
+    }
+
+    /// Takes up what the journal and the cache hold.
+    fn replay(self: &Arc<Self>, records: &[Record]) -> Result<(), ImportError> {
+        let mut inner = self.lock();
+        for object in fold::ledger(records) {
+            if let Record::LedgerCreated { datastore, path, .. } = object {
+                inner.ledger.push((datastore.clone(), path.clone()));
+            }
+        }
+        let own = self.cache.join(LOG_NAME);
+        self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
+        let plan = records.iter().rev().find_map(|record| match record {
+            Record::CfgAccepted { destination, .. } => Plan::recorded(destination),
+            _ => None,
+        });
+        if let Some(plan) = plan {
+            let mut receiving = Receiving::new(plan);
+            receiving.imported = records.iter().rev().find_map(|record| match record {
+                Record::VmxImported { digest } => Some(*digest),
+                _ => None,
+            });
+            for number in 0..receiving.disks.len() {
+                if let Some(slot) = receiving.disks.get_mut(number) {
+                    self.replay_disk(&mut inner, number, slot, records);
+                }
+            }
+            inner.state = State::Receiving(Box::new(receiving));
+        }
+        let shown = self.display("");
+        for entry in fs::read_dir(self.cache.join("files")).map_err(ImportError::io(&shown))? {
+            let entry = entry.map_err(ImportError::io(&shown))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let cfg = inner.state.cfg().cloned();
+            match classify(&name, cfg.as_ref()).kind {
+                kind if kind.is_own() => {
+                    if name.ends_with(".err") {
+                        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                        inner.cfg_errors = text.lines().map(str::to_owned).collect();
+                    }
+                    self.insert_file(&mut inner, &name, &entry.path(), Content::Own)?;
+                }
+                kind => self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up one disk; what a crash left in doubt is marked and logged.
+    fn replay_disk(&self, inner: &mut Inner, number: usize, slot: &mut DiskSlot, records: &[Record]) {
+        let Some(map) = fold::disk_map(records, number as u32, slot.plan.size) else { return };
+        let last = records.iter().rev().find_map(|record| match record {
+            Record::ExtentComplete { disk } if *disk == number as u32 => Some(Stage::Complete),
+            Record::ExtentIncomplete { disk } if *disk == number as u32 => Some(Stage::Receiving),
+            Record::DiskDoubtful { disk } if *disk == number as u32 => Some(Stage::Doubtful),
+            _ => None,
+        });
+        let opened = self.shared.datastore(&slot.plan.place.datastore).and_then(|store| {
+            let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
+            Ok(ImportDisk::restore(disk, self.disk_options(number, store.capabilities().fresh_reads_zero), &map))
+        });
+        let disk = match opened {
+            Ok(disk) => Arc::new(disk),
+            Err(error) => {
+                self.log.error(&format!("{}: {error}", self.display(&slot.plan.extent)));
+                return;
+            }
+        };
+        let whole = disk.completion() == crate::disk::Completion::Complete;
+        slot.stage = match last {
+            Some(Stage::Complete) if whole => Stage::Complete,
+            Some(Stage::Doubtful) => Stage::Doubtful,
+            _ => Stage::Receiving,
+        };
+        slot.disk = Some(disk);
+        if let Some(missing) = slot.missing() {
+            self.log.line(&format!("after a restart: {missing}"));
+        }
+        let name = slot.plan.extent.clone();
+        self.insert(inner, &name, Content::Extent(number));
+    }
+
+    /// How a disk of this session is written.
+    pub(super) fn disk_options(&self, number: usize, fresh_reads_zero: bool) -> Options {
+        Options {
+            fresh_reads_zero,
+            intents: Some(Arc::new(DiskJournal::new(Arc::clone(&self.journal), number as u32))),
+            ..self.shared.disk_options.clone()
+        }
+    }
+
+    /// The state, whatever a panic elsewhere left: every change of it is made whole under the lock.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A name as the log shows it: from the share's root.
+    pub(super) fn display(&self, name: &str) -> String {
+        let mut shown = String::from("/");
+        shown.push_str(&self.path.join("/"));
+        if !name.is_empty() {
+            if !self.path.is_empty() {
+                shown.push('/');
+            }
+            shown.push_str(name);
+        }
+        shown
+    }
+
+    /// Logs a refusal once and hands it on.
+    #[track_caller]
+    pub(super) fn refuse(&self, error: ImportError) -> ImportError {
+        self.log.error(&error.to_string());
+        error
+    }
+
+    pub(super) fn insert(&self, inner: &mut Inner, name: &str, content: Content) {
+        let entry = Entry {
+            name: name.to_owned(),
+            number: self.shared.next_number(),
+            times: Times::now(),
+            attributes: 0,
+            content,
+        };
+        inner.files.insert(fold_name(name), entry);
+        inner.times.written = file_time(SystemTime::now());
+    }
+
+    fn insert_file(
+        &self,
+        inner: &mut Inner,
+        name: &str,
+        path: &Path,
+        content: impl FnOnce(Arc<File>) -> Content,
+    ) -> Result<(), ImportError> {
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(ImportError::io(name))?;
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        self.insert(inner, name, content(Arc::new(file)));
+        if let (Ok(time), Some(entry)) = (modified, inner.files.get_mut(&fold_name(name))) {
+            entry.times = Times::at(time);
+        }
+        Ok(())
+    }
+
+    /// Where a client's small file lies in the cache.
+    pub(super) fn cached(&self, name: &str) -> PathBuf {
+        self.cache.join("files").join(name)
+    }
+
+    /// Writes one of the service's own files anew, or removes it.
+    pub(super) fn put_own(&self, inner: &mut Inner, name: &str, text: Option<&str>) -> Result<(), ImportError> {
+        let path = self.cached(name);
+        match text {
+            None => {
+                inner.files.remove(&fold_name(name));
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(ImportError::io(name)(error))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Some(text) => {
+                fs::write(&path, text).map_err(ImportError::io(name))?;
+                self.insert_file(inner, name, &path, Content::Own)
+            }
+        }
+    }
+
+    /// Writes `.cfg.err` from the session's errors, or removes it where there are none.
+    pub(super) fn report(&self, inner: &mut Inner) -> Result<(), ImportError> {
+        let Some(name) = inner.cfg_name().map(|name| format!("{name}.err")) else { return Ok(()) };
+        let lines: Vec<_> = inner.cfg_errors.iter().chain(&inner.faults).cloned().collect();
+        if lines.is_empty() {
+            return self.put_own(inner, &name, None);
+        }
+        self.put_own(inner, &name, Some(&(lines.join("\n") + "\n")))
+    }
+
+    /// The `.cfg.err` that stands in the way of data.
+    pub(super) fn in_error(inner: &Inner) -> Option<String> {
+        if inner.cfg_errors.is_empty() {
+            return None;
+        }
+        inner.files.values().find(|e| e.name.ends_with(".cfg.err")).map(|entry| entry.name.clone())
+    }
+
+    /// What is known of a file.
+    pub(super) fn info(&self, inner: &Inner, entry: &Entry) -> Info {
+        let (size, allocation, own) = match &entry.content {
+            Content::Small(_, file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, false),
+            Content::Own(file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, true),
+            Content::Pancbt(_, bytes) => (bytes.load(Ordering::Relaxed), None, false),
+            Content::Extent(number) => {
+                let disk = match &inner.state {
+                    State::Receiving(receiving) => {
+                        receiving.disks.get(*number).and_then(|slot| slot.disk.as_ref())
+                    }
+                    State::Cfg => None,
+                };
+                disk.map_or((0, Some(0), false), |disk| (disk.end_of_file(), disk.allocated().ok(), false))
+            }
+        };
+        Info {
+            name: entry.name.clone(),
+            number: entry.number,
+            directory: false,
+            own,
+            size,
+            allocation: allocation.unwrap_or_else(|| size.next_multiple_of(4096)),
+            times: entry.times,
+            attributes: entry.attributes,
+        }
+    }
+
+    /// The directory itself.
+    pub fn directory_info(&self) -> Info {
+        Info {
+            name: self.path.last().cloned().unwrap_or_default(),
+            number: self.number,
+            directory: true,
+            own: false,
+            size: 0,
+            allocation: 0,
+            times: self.lock().times,
+            attributes: 0,
+        }
+    }
+
+    /// Sets the directory's times.
+    pub fn set_directory_times(&self, change: impl FnOnce(&mut Times)) {
+        change(&mut self.lock().times);
+    }
+
+    /// Its files, by name.
+    pub fn list(&self) -> Vec<Info> {
+        let inner = self.lock();
+        inner.files.values().map(|entry| self.info(&inner, entry)).collect()
+    }
+
+    /// The file of that name, through the name that a copy tool uses for now.
+    pub fn find(&self, name: &str) -> Option<Info> {
+        let inner = self.lock();
+        inner.entry(name).map(|entry| self.info(&inner, entry))
+    }
+
+    /// Records an object before it is made on a datastore.
+    pub(super) fn note_object(
+        &self,
+        inner: &mut Inner,
+        datastore: &str,
+        path: &str,
+        kind: ObjectKind,
+    ) -> Result<(), ImportError> {
+        let object = (datastore.to_owned(), path.to_owned());
+        if !inner.ledger.contains(&object) {
+            inner.ledger.push(object);
+        }
+        let record = Record::LedgerCreated { datastore: datastore.into(), path: path.into(), kind };
+        self.record(&record)
+    }
+
+    /// Makes a record durable.
+    pub(super) fn record(&self, record: &Record) -> Result<(), ImportError> {
+        self.journal.record(record).map_err(ImportError::io(self.display("")))
+    }
+}
+
+impl Inner {
+    pub(super) fn key(&self, name: &str) -> String {
+        let folded = fold_name(name);
+        self.aliases.get(&folded).cloned().unwrap_or(folded)
+    }
+
+    pub(super) fn cfg_name(&self) -> Option<String> {
+        let mut files = self.files.values();
+        files.find(|entry| matches!(entry.content, Content::Small(Kind::Cfg, _))).map(|entry| entry.name.clone())
+    }
+
+    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+        self.files.get(&self.key(name))
+    }
+}
+
+/// SHA-256 of a small file.
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    Sha256::digest(bytes).into()
+}
+
+/// Names are compared as SMB clients do, in any case.
+pub(super) fn fold_name(name: &str) -> String {
+    name.to_lowercase()
+}

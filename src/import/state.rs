@@ -1,0 +1,145 @@
+//! The steps of a session: cfg, extents, differentials, vmx. What a step needs is checked where the step is entered, so
+//! that no caller can forget it.
+
+use std::sync::Arc;
+
+use super::error::ImportError;
+use super::formats::cfg::Cfg;
+use super::plan::{DiskPlan, Plan};
+use crate::disk::{Completion, ImportDisk};
+use crate::journal::Digest;
+
+/// How far a session is.
+pub(super) enum State {
+    /// No CFG yet, or none without errors.
+    Cfg,
+    /// A clean CFG: data may come.
+    Receiving(Box<Receiving>),
+}
+
+/// A session whose destination is known.
+pub(super) struct Receiving {
+    pub(super) plan: Plan,
+    pub(super) disks: Vec<DiskSlot>,
+    /// The VMX that is in place.
+    pub(super) imported: Option<Digest>,
+}
+
+/// How far a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing came.
+    Absent,
+    /// Its extent arrives, or something of it is missing.
+    Receiving,
+    /// Its extent is whole; differentials may follow.
+    Complete,
+    /// A merge broke off: the extent is needed again from its start.
+    Doubtful,
+}
+
+/// One disk of a session.
+pub(super) struct DiskSlot {
+    pub(super) plan: DiskPlan,
+    pub(super) disk: Option<Arc<ImportDisk>>,
+    pub(super) stage: Stage,
+    /// Handles that are open for writing the extent.
+    pub(super) writers: usize,
+    /// Differentials merged since the extent became whole.
+    pub(super) merged: u32,
+    /// A differential is open now: one at a time, a chain has an order.
+    pub(super) merging: bool,
+    /// The change id at which the disk stands, empty where unknown.
+    pub(super) target: String,
+    /// The client's descriptor, checked.
+    pub(super) descriptor: Option<Vec<u8>>,
+}
+
+impl DiskSlot {
+    pub(super) fn new(plan: DiskPlan) -> Self {
+        Self {
+            plan,
+            disk: None,
+            stage: Stage::Absent,
+            writers: 0,
+            merged: 0,
+            merging: false,
+            target: String::new(),
+            descriptor: None,
+        }
+    }
+
+    /// What is missing of it, as a sentence; `None` where it is whole.
+    pub(super) fn missing(&self) -> Option<String> {
+        let extent = &self.plan.extent;
+        match self.stage {
+            _ if self.merging => Some(format!("a differential of {extent} is still arriving")),
+            _ if self.writers > 0 => Some(format!("{extent} is still open")),
+            Stage::Complete => None,
+            Stage::Absent => Some(format!("the extent {extent} comes first")),
+            Stage::Doubtful => {
+                Some(format!("a differential broke off, {extent} is needed again from its start"))
+            }
+            Stage::Receiving => Some(match self.disk.as_ref().map(|disk| disk.completion()) {
+                Some(Completion::Incomplete { missing, first }) => {
+                    format!("{extent} is incomplete, {missing} bytes are missing from byte {first} on")
+                }
+                _ => format!("{extent} has not been closed"),
+            }),
+        }
+    }
+}
+
+impl State {
+    /// The CFG that holds now, after redirection.
+    pub(super) fn cfg(&self) -> Option<&Cfg> {
+        match self {
+            Self::Cfg => None,
+            Self::Receiving(receiving) => Some(&receiving.plan.taken),
+        }
+    }
+
+    /// The clean CFG's session, or the refusal of a step that needs it. `in_error` is the name of a `.cfg.err`.
+    pub(super) fn receiving(
+        &mut self,
+        path: &str,
+        in_error: Option<&str>,
+    ) -> Result<&mut Receiving, ImportError> {
+        let missing = match (self, in_error) {
+            (Self::Receiving(receiving), None) => return Ok(receiving),
+            (_, Some(file)) => format!("the CFG has errors, see {file}"),
+            (Self::Cfg, None) => "the CFG comes first".to_owned(),
+        };
+        Err(ImportError::OutOfOrder { path: path.to_owned(), missing })
+    }
+}
+
+impl Receiving {
+    pub(super) fn new(plan: Plan) -> Self {
+        let disks = plan.disks.iter().cloned().map(DiskSlot::new).collect();
+        Self { plan, disks, imported: None }
+    }
+
+    /// Whether data has arrived for any disk.
+    pub(super) fn has_data(&self) -> bool {
+        self.disks.iter().any(|slot| slot.disk.is_some())
+    }
+
+    /// The step to a differential of a disk.
+    pub(super) fn enter_differential(&mut self, disk: usize, path: &str) -> Result<&mut DiskSlot, ImportError> {
+        let slot = self.disks.get_mut(disk).ok_or_else(|| ImportError::NotInCfg(path.to_owned()))?;
+        match slot.missing() {
+            None => Ok(slot),
+            Some(missing) => Err(ImportError::OutOfOrder { path: path.to_owned(), missing }),
+        }
+    }
+
+    /// The step to the VMX: every disk is whole.
+    pub(super) fn enter_vmx(&self, path: &str) -> Result<(), ImportError> {
+        let missing: Vec<_> = self.disks.iter().filter_map(DiskSlot::missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(ImportError::OutOfOrder { path: path.to_owned(), missing: missing.join("; ") })
+    }
+}
