@@ -35,10 +35,12 @@ impl Session {
         for warning in &parsed.warnings {
             self.log.line(&Event::Note(&warning.to_string()).to_string());
         }
-        let outcome = parsed.cfg.and_then(|cfg| self.define(inner, cfg).map_err(|mut problems| {
-            problems.sort_by_key(|problem| problem.line);
-            problems
-        }));
+        let outcome = parsed.cfg.and_then(|cfg| {
+            self.define(inner, cfg).map_err(|mut problems| {
+                problems.sort_by_key(|problem| problem.line);
+                problems
+            })
+        });
         inner.cfg_errors.clear();
         let error_file = format!("{name}.err");
         match outcome {
@@ -256,7 +258,13 @@ impl Session {
     }
 
     /// Puts a file into the VMX's directory.
-    fn put_beside(&self, inner: &mut Inner, name: &str, target: &str, bytes: &[u8]) -> Result<(), ImportError> {
+    fn put_beside(
+        &self,
+        inner: &mut Inner,
+        name: &str,
+        target: &str,
+        bytes: &[u8],
+    ) -> Result<(), ImportError> {
         let State::Receiving(receiving) = &inner.state else {
             return Err(ImportError::NotInCfg(self.display(name)));
         };
@@ -292,8 +300,6 @@ impl Session {
         let target = plan.place.file(&plan.target_name);
         let store = self.shared.datastore(&plan.place.datastore)?;
         self.note_object(inner, &plan.place.datastore, &target, ObjectKind::File)?;
-        store
-            .put_file(&target, text.as_bytes())
-            .map_err(ImportError::io(plan.place.vmfs(&plan.target_name)))
+        store.put_file(&target, text.as_bytes()).map_err(ImportError::io(plan.place.vmfs(&plan.target_name)))
     }
 }

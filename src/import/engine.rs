@@ -75,7 +75,9 @@ impl Shared {
 
     pub(super) fn hypervisor(&self, name: &str) -> Option<&Hypervisor> {
         let same = |other: &String| other.eq_ignore_ascii_case(name);
-        self.hypervisors.iter().find(|hypervisor| same(&hypervisor.name) || hypervisor.aliases.iter().any(same))
+        self.hypervisors
+            .iter()
+            .find(|hypervisor| same(&hypervisor.name) || hypervisor.aliases.iter().any(same))
     }
 
     pub(super) fn datastore_of(&self, server: &str, dsname: &str) -> Option<&DatastoreEntry> {
@@ -369,5 +371,4 @@ impl Session {
         drop(inner);
         Err(self.refuse(ImportError::UnsupportedType(self.display(to))))
     }
-
 }

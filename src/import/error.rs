@@ -12,7 +12,9 @@ pub enum ImportError {
     #[error("Cannot create {0} of unsupported file type")]
     UnsupportedType(String),
     /// A second CFG in one directory.
-    #[error("Cannot create {path}: the session has its CFG already, {existing}; one directory restores one VM")]
+    #[error(
+        "Cannot create {path}: the session has its CFG already, {existing}; one directory restores one VM"
+    )]
     SecondCfg {
         /// What was to be made.
         path: String,

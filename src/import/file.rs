@@ -111,7 +111,8 @@ impl Session {
             Kind::Pancbt { disk, index } => {
                 let slot = inner.state.receiving(path, in_error)?.enter_differential(disk, path)?;
                 if index < slot.merged {
-                    let missing = format!("{} differentials were merged; copy the extent again first", slot.merged);
+                    let missing =
+                        format!("{} differentials were merged; copy the extent again first", slot.merged);
                     return Err(ImportError::OutOfOrder { path: path.to_owned(), missing });
                 }
                 Content::Pancbt(disk, Arc::default())
@@ -197,8 +198,7 @@ impl Session {
             Content::Extent(number) => {
                 // Reading and looking stay possible while a CFG is wrong; only data is refused.
                 let in_error = in_error.as_deref().filter(|_| writing);
-                let receiving =
-                    inner.state.receiving(&path, in_error).map_err(|error| self.refuse(error))?;
+                let receiving = inner.state.receiving(&path, in_error).map_err(|error| self.refuse(error))?;
                 let slot =
                     receiving.disks.get_mut(number).ok_or_else(|| ImportError::NotInCfg(path.clone()))?;
                 let disk = slot.disk.clone().ok_or_else(|| ImportError::NotFound(path.clone()))?;
@@ -464,8 +464,7 @@ impl ImportFile {
                 let mut bytes = vec![0; length.min(SMALL_MAX) as usize];
                 let read = self.read_at(&mut bytes, 0)?;
                 bytes.truncate(read);
-                let stored =
-                    Record::FileStored { name: self.name.clone(), length, digest: digest(&bytes) };
+                let stored = Record::FileStored { name: self.name.clone(), length, digest: digest(&bytes) };
                 self.session.record(&stored)?;
                 let outcome = self.session.commit_small(*kind, &self.name, &bytes);
                 self.log_statistics(&numbers);

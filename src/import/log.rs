@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::formats::log_text::{self, Fault};
@@ -14,15 +15,21 @@ const LOG_BYTES_MAX: u64 = 64 << 20;
 /// The `error:` of the sample's lines.
 const CLIENT_FAULT: i32 = 1;
 
+/// Numbers of threads, in the order in which they first logged.
+static THREADS: AtomicU64 = AtomicU64::new(1);
+thread_local! {
+    static THREAD: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// The log of one session.
 #[derive(Debug)]
-pub struct SessionLog {
+pub(super) struct SessionLog {
     file: Mutex<(File, u64)>,
 }
 
 impl SessionLog {
     /// Opens it for appending, making it where it is missing.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         let length = file.metadata()?.len();
         Ok(Self { file: Mutex::new((file, length)) })
@@ -30,9 +37,9 @@ impl SessionLog {
 
     /// Appends `text` with the time. A log that can't be written stops no restore: the service's own
     /// log has the line too.
-    pub fn line(&self, text: &str) {
+    pub(super) fn line(&self, text: &str) {
         tracing::info!(target: "importfs::import", "{text}");
-        let now = jiff::Zoned::now().datetime();
+        let now = jiff::ZonedDateTime::now().datetime();
         let mut line = log_text::line(now, &text);
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if held.1 > LOG_BYTES_MAX {
@@ -50,8 +57,8 @@ impl SessionLog {
 
     /// An error in the sample's words: which thread, where in the source.
     #[track_caller]
-    pub fn error(&self, text: &str) {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
-        self.line(&Fault::here(u64::from(thread), CLIENT_FAULT, text).to_string());
+    pub(super) fn error(&self, text: &str) {
+        let thread = THREAD.with(|number| *number);
+        self.line(&Fault::here(thread, CLIENT_FAULT, text).to_string());
     }
 }

@@ -91,7 +91,9 @@ impl ImportFile {
         merger: &Mutex<Option<Merger>>,
         arrived: bool,
     ) -> Result<(), ImportError> {
-        let Some(merger) = merger.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let Some(merger) = merger.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
         let outcome = merger.finish();
         let begun = merger.header().is_some();
         let target = merger.header().map(|header| header.target.clone()).unwrap_or_default();

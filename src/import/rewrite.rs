@@ -27,7 +27,8 @@ pub(super) fn vmx(bytes: &[u8], plan: &Plan) -> Vec<u8> {
                 named = true;
                 out.extend(format!("displayName = \"{}\"\n", escaped(&plan.taken.vm_name)).bytes());
             }
-            Some((key, value)) if key.to_ascii_lowercase().ends_with(".filename") => match moved(value, plan) {
+            Some((key, value)) if key.to_ascii_lowercase().ends_with(".filename") => match moved(value, plan)
+            {
                 Some(path) => out.extend(format!("{key} = \"{}\"\n", escaped(&path)).bytes()),
                 None => out.extend_from_slice(raw),
             },

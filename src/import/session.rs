@@ -141,9 +141,8 @@ impl Session {
     ) -> Result<Option<Arc<Self>>, ImportError> {
         let shown = cache.display().to_string();
         fs::create_dir_all(cache.join("files")).map_err(ImportError::io(&shown))?;
-        let (journal, records) = Journal::open(&cache.join("journal")).map_err(|error| {
-            ImportError::Refused { path: shown.clone(), why: error.to_string() }
-        })?;
+        let (journal, records) = Journal::open(&cache.join("journal"))
+            .map_err(|error| ImportError::Refused { path: shown.clone(), why: error.to_string() })?;
         if records.contains(&Record::SessionRemoved) {
             return Ok(None);
         }
@@ -152,7 +151,9 @@ impl Session {
             _ => None,
         });
         let path: Vec<String> = match (recorded, path) {
-            (Some(directory), _) => directory.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
+            (Some(directory), _) => {
+                directory.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect()
+            }
             (None, Some(path)) => {
                 let directory = path.join("/");
                 journal.record(&Record::SessionCreated { directory }).map_err(ImportError::io(&shown))?;
@@ -226,7 +227,9 @@ impl Session {
                     }
                     self.insert_file(&mut inner, &name, &entry.path(), Content::Own)?;
                 }
-                kind => self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?,
+                kind => {
+                    self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?
+                }
             }
         }
         Ok(())
@@ -243,7 +246,11 @@ impl Session {
         });
         let opened = self.shared.datastore(&slot.plan.place.datastore).and_then(|store| {
             let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
-            Ok(ImportDisk::restore(disk, self.disk_options(number, store.capabilities().fresh_reads_zero), &map))
+            Ok(ImportDisk::restore(
+                disk,
+                self.disk_options(number, store.capabilities().fresh_reads_zero),
+                &map,
+            ))
         });
         let disk = match opened {
             Ok(disk) => Arc::new(disk),
@@ -334,7 +341,12 @@ impl Session {
     }
 
     /// Writes one of the service's own files anew, or removes it.
-    pub(super) fn put_own(&self, inner: &mut Inner, name: &str, text: Option<&str>) -> Result<(), ImportError> {
+    pub(super) fn put_own(
+        &self,
+        inner: &mut Inner,
+        name: &str,
+        text: Option<&str>,
+    ) -> Result<(), ImportError> {
         let path = self.cached(name);
         match text {
             None => {
@@ -460,7 +472,9 @@ impl Inner {
 
     pub(super) fn cfg_name(&self) -> Option<String> {
         let mut files = self.files.values();
-        files.find(|entry| matches!(entry.content, Content::Small(Kind::Cfg, _))).map(|entry| entry.name.clone())
+        files
+            .find(|entry| matches!(entry.content, Content::Small(Kind::Cfg, _)))
+            .map(|entry| entry.name.clone())
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<&Entry> {

@@ -126,7 +126,11 @@ impl Receiving {
     }
 
     /// The step to a differential of a disk.
-    pub(super) fn enter_differential(&mut self, disk: usize, path: &str) -> Result<&mut DiskSlot, ImportError> {
+    pub(super) fn enter_differential(
+        &mut self,
+        disk: usize,
+        path: &str,
+    ) -> Result<&mut DiskSlot, ImportError> {
         let slot = self.disks.get_mut(disk).ok_or_else(|| ImportError::NotInCfg(path.to_owned()))?;
         match slot.missing() {
             None => Ok(slot),
