@@ -6,8 +6,13 @@
 
 pub mod buffer;
 pub mod connection;
+pub mod lock;
+pub mod name;
+pub mod open;
+pub mod pattern;
 pub mod request;
 pub mod server;
 pub mod session;
 pub mod share;
+pub mod share_mode;
 pub mod tree;

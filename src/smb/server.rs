@@ -8,6 +8,7 @@ use smb_proto::Status;
 
 use super::buffer::Pool;
 use super::connection::Connection;
+use super::open::OpenTable;
 use super::request::WakeKey;
 use super::session::Session;
 use super::share::Share;
@@ -98,6 +99,8 @@ pub struct Server {
     pub settings: Settings,
     /// Frame buffers.
     pub pool: Arc<Pool>,
+    /// Every open file.
+    pub opens: OpenTable,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     waiters: Mutex<HashMap<WakeKey, Vec<Waiter>>>,
     /// Counts wake-ups, so that one between a handler's decision to wait and its registration is not lost.
@@ -115,6 +118,7 @@ impl Server {
         Arc::new(Self {
             settings,
             pool: Pool::new(),
+            opens: OpenTable::default(),
             sessions: Mutex::default(),
             waiters: Mutex::default(),
             wakes: AtomicU64::new(0),
