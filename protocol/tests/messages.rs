@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use smb_proto::fscc::{directory, ea, info, security, set, stream};
 use smb_proto::msg::create::context::{Lease, LeaseV2, Writer};
-use smb_proto::msg::{self, FileId};
+use smb_proto::msg::{self, FileId, oplock_break};
 use smb_proto::utf16::{self, Utf16};
 use smb_proto::{Command, Flags, Header, Status, frame};
 
@@ -164,9 +164,8 @@ proptest! {
         let v2 = v2.then_some(LeaseV2 { parent_key: key, epoch });
         let lease = Lease { key, state, flags: 4, v2 };
         prop_assert_eq!(Lease::decode(&lease.encode()).unwrap(), lease);
-        use msg::oplock_break::{Lease as Ack, LeaseNotification, Request};
-        round_trip!(oplock_break::Request, Request::Lease(Ack { flags: 0, key, state }));
-        round_trip!(oplock_break::LeaseNotification, LeaseNotification {
+        round_trip!(oplock_break::Request, oplock_break::Request::Lease(oplock_break::Lease { flags: 0, key, state }));
+        round_trip!(oplock_break::LeaseNotification, oplock_break::LeaseNotification {
             new_epoch: epoch, flags: 1, key, current_state: 7, new_state: state,
         });
     }

@@ -123,9 +123,13 @@ pub fn min_len(class: u8) -> Option<usize> {
     Some(match class {
         class::BASIC => 40,
         class::STANDARD | class::ID => 24,
-        class::INTERNAL | class::POSITION | class::ATTRIBUTE_TAG => 8,
+        class::INTERNAL
+        | class::POSITION
+        | class::ATTRIBUTE_TAG
+        | class::NAME
+        | class::ALTERNATE_NAME
+        | class::NORMALIZED_NAME => 8,
         class::EA | class::ACCESS | class::MODE | class::ALIGNMENT => 4,
-        class::NAME | class::ALTERNATE_NAME | class::NORMALIZED_NAME => 8,
         class::ALL => 104,
         class::COMPRESSION => 16,
         class::NETWORK_OPEN => 56,

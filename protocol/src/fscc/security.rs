@@ -169,7 +169,9 @@ fn encode_acl(aces: &[Ace], out: &mut Vec<u8>) {
     out.put_u16(0);
     out.put_u16(aces.len() as u16);
     out.put_u16(0);
-    aces.iter().for_each(|ace| ace.encode(out));
+    for ace in aces {
+        ace.encode(out);
+    }
     let size = (out.len() - start) as u16;
     out[start + 2..start + 4].copy_from_slice(&size.to_le_bytes());
 }
