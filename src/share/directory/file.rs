@@ -20,7 +20,7 @@ use crate::smb::share::{
 };
 
 /// Zeros written at a time where the file system cannot punch holes.
-const ZEROS: [u8; 65_536] = [0; 65_536];
+static ZEROS: [u8; 65_536] = [0; 65_536];
 
 /// An open of the share.
 pub(super) struct DirectoryFile {

@@ -18,7 +18,7 @@ pub(super) struct Names {
     volume: Arc<Volume>,
     /// By which the names' attributes are read.
     directory: OwnedFd,
-    names: Dir,
+    entries: Dir,
     /// How many of `.` and `..` were told: they come first, wherever the kernel has them.
     dots: usize,
 }
@@ -26,8 +26,8 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn new(volume: Arc<Volume>, directory: impl AsFd) -> Result<Self, Status> {
         let directory = readable(directory).map_err(status)?;
-        let names = Dir::read_from(&directory).map_err(status)?;
-        Ok(Self { volume, directory, names, dots: 0 })
+        let entries = Dir::read_from(&directory).map_err(status)?;
+        Ok(Self { volume, directory, entries, dots: 0 })
     }
 
     /// `.` or `..`; the root's `..` is the root, so that nothing outside the share shows.
@@ -47,7 +47,7 @@ impl Listing for Names {
             self.dots += 1;
             return Ok(Some(DirEntry { name: (*name).to_owned(), metadata: self.dot(name)? }));
         }
-        while let Some(entry) = self.names.read() {
+        while let Some(entry) = self.entries.read() {
             let entry = entry.map_err(status)?;
             // What is no UTF-8, or holds what SMB reserves, no client could open.
             let Ok(name) = entry.file_name().to_str() else { continue };
@@ -64,7 +64,7 @@ impl Listing for Names {
     }
 
     fn rewind(&mut self) -> Result<(), Status> {
-        self.names.rewind();
+        self.entries.rewind();
         self.dots = 0;
         Ok(())
     }

@@ -89,6 +89,28 @@ struct Folded {
 }
 
 impl Folded {
+    /// Reads a directory's names; `stamp` was taken before.
+    fn read(directory: &impl AsFd, stamp: Stamp) -> Result<Folded, Status> {
+        let settled = !stamp.is_fresh();
+        let mut names: HashMap<String, Vec<String>> = HashMap::new();
+        let mut count = 0;
+        for entry in Dir::new(readable(directory).map_err(status)?).map_err(status)? {
+            let entry = entry.map_err(status)?;
+            if let Ok(name) = entry.file_name().to_str()
+                && nameable(name)
+                && name != "."
+                && name != ".."
+            {
+                names.entry(fold(name)).or_default().push(name.to_owned());
+                count += 1;
+            }
+        }
+        for same in names.values_mut().filter(|same| same.len() > 1) {
+            same.sort_unstable();
+        }
+        Ok(Folded { stamp, names, count, settled, carried: None, used: 0 })
+    }
+
     /// Whether the absence of a name can be believed.
     fn knows_absence(&self) -> bool {
         self.settled && self.carried.is_none_or(|since| since.elapsed() < CARRIED_MAX)
@@ -175,33 +197,12 @@ impl NameIndex {
             }
         }
         // Read without the lock: others look names up meanwhile. The stamp was taken before.
-        let read = self.read(directory, stamp)?;
+        #[cfg(test)]
+        self.scans.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let read = Folded::read(directory, stamp)?;
         let hit = read.names.get(&folded).and_then(|names| names.first()).cloned();
         self.table().insert(key, read);
         Ok(hit)
-    }
-
-    fn read(&self, directory: &impl AsFd, stamp: Stamp) -> Result<Folded, Status> {
-        #[cfg(test)]
-        self.scans.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let settled = !stamp.is_fresh();
-        let mut names: HashMap<String, Vec<String>> = HashMap::new();
-        let mut count = 0;
-        for entry in Dir::new(readable(directory).map_err(status)?).map_err(status)? {
-            let entry = entry.map_err(status)?;
-            if let Ok(name) = entry.file_name().to_str()
-                && nameable(name)
-                && name != "."
-                && name != ".."
-            {
-                names.entry(fold(name)).or_default().push(name.to_owned());
-                count += 1;
-            }
-        }
-        for same in names.values_mut().filter(|same| same.len() > 1) {
-            same.sort_unstable();
-        }
-        Ok(Folded { stamp, names, count, settled, carried: None, used: 0 })
     }
 
     /// Tells that this share is about to change `directory`: gives what [`Change::done`] needs to carry the index over.

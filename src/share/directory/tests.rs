@@ -303,8 +303,8 @@ fn sparse_ranges_and_zeroing() {
     let f = Fixture::new();
     let file = f.create("s");
     file.set_end_of_file(4 * BLOCK).unwrap();
-    file.write_at(&[1; BLOCK as usize], BLOCK, false).unwrap();
-    file.write_at(&[1; BLOCK as usize], 3 * BLOCK, false).unwrap();
+    file.write_at(&vec![1; BLOCK as usize], BLOCK, false).unwrap();
+    file.write_at(&vec![1; BLOCK as usize], 3 * BLOCK, false).unwrap();
     let (ranges, more) = file.allocated_ranges(0, u64::MAX, 1).unwrap();
     assert!(more && ranges[0].0 <= BLOCK);
     file.zero_range(3 * BLOCK, 9 * BLOCK).unwrap();
