@@ -157,6 +157,20 @@ fn held_data_that_cannot_be_written_is_told_and_missed() {
 }
 
 #[test]
+fn what_a_failed_flush_covered_must_come_again() {
+    let injector = Injector::new(FaultPlan { flushes: 1000, ..FaultPlan::default() });
+    let fault = Fault::new(Box::new(MemoryDisk::new(MIB as usize)), Arc::clone(&injector));
+    let disk = ImportDisk::new(Box::new(fault), Options::default());
+    disk.write_at(&vec![1; MIB as usize], 0).unwrap();
+    assert!(matches!(disk.flush(), Err(DiskError::Datastore(_))));
+    injector.arm(false);
+    disk.flush().unwrap();
+    assert_eq!(disk.completion(), Completion::Incomplete { missing: MIB, first: 0 });
+    disk.write_at(&vec![1; MIB as usize], 0).unwrap();
+    assert_eq!(disk.close().unwrap(), Completion::Complete);
+}
+
+#[test]
 fn a_region_is_announced_before_it_is_written() {
     struct Strict(MemoryDisk, Mutex<Vec<Region>>);
     impl IntentLog for Strict {

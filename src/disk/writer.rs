@@ -88,6 +88,10 @@ struct State {
     received: ExtentMap,
     /// What could not be written and was not sent again since.
     lost: ExtentMap,
+    /// What went to the driver since the last flush.
+    unflushed: ExtentMap,
+    /// Flushes that failed, ever.
+    failed_flushes: u64,
     announced: Announced,
     end_of_file: u64,
     declared_end: Option<u64>,
@@ -104,6 +108,8 @@ struct State {
 struct Turn<'a> {
     disk: &'a ImportDisk,
     number: u64,
+    /// [`State::failed_flushes`] when the turn came.
+    failed_flushes: u64,
 }
 
 impl Drop for Turn<'_> {
@@ -134,6 +140,8 @@ impl ImportDisk {
             written,
             received: ExtentMap::from_ranges(Rounding::Inward, map.received.iter().cloned()),
             lost: ExtentMap::from_ranges(Rounding::Outward, map.lost.iter().cloned()),
+            unflushed: ExtentMap::new(Rounding::Outward),
+            failed_flushes: 0,
             announced: Announced::new(map.epoch),
             end_of_file: map.end_of_file.min(size),
             declared_end: map.declared_end,
@@ -188,9 +196,7 @@ impl ImportDisk {
         state.reach(range.end);
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
-        self.put(data, offset)?;
-        drop(turn);
-        Ok(())
+        self.put(&turn, data, offset)
     }
 
     /// Reads at `offset`, up to the end of file; returns how many bytes. Sees what is held; what was skipped or never
@@ -259,10 +265,9 @@ impl ImportDisk {
         }
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
-        let zeroed = self.put_zeros(&range).map(|_| ());
-        self.lock().settle(&range, &zeroed);
-        drop(turn);
-        zeroed
+        let zeroed = self.put_zeros(&range);
+        self.lock().settle(&turn, &range, zeroed.is_ok());
+        zeroed.map(|_| ())
     }
 
     /// FSCTL_QUERY_ALLOCATED_RANGES: (offset, length) of what may hold data within `from..to`, at most `max` of them, and
@@ -347,7 +352,7 @@ impl ImportDisk {
         while !state.order.is_first(number) {
             state = self.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        Turn { disk: self, number }
+        Turn { disk: self, number, failed_flushes: state.failed_flushes }
     }
 
     /// Holds `data`, window by window, writing out the windows that must go. A failure of theirs is kept for the next call
@@ -386,7 +391,7 @@ impl ImportDisk {
     fn write_window(&self, state: MutexGuard<'_, State>, window: Window) {
         let turn = self.enter(state, &window.span(), Access::Write);
         for (offset, bytes) in window.pieces() {
-            if let Err(error) = self.put(bytes, offset) {
+            if let Err(error) = self.put(&turn, bytes, offset) {
                 self.lock().late.get_or_insert_with(|| (error.kind(), error.to_string()));
             }
         }
@@ -395,13 +400,13 @@ impl ImportDisk {
     }
 
     /// Writes `data` under the caller's ticket: zeros are skipped or zeroed, the rest goes to the driver.
-    fn put(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
+    fn put(&self, turn: &Turn<'_>, data: &[u8], offset: u64) -> Result<(), DiskError> {
         let range = offset..offset + data.len() as u64;
         let result = zero::runs(data, offset, self.options.grain).try_for_each(|run| {
             let place = offset + run.range.start as u64..offset + run.range.end as u64;
             if run.zero { self.put_zeros_counted(&place) } else { self.put_data(&data[run.range], &place) }
         });
-        self.lock().settle(&range, &result);
+        self.lock().settle(turn, &range, result.is_ok());
         result
     }
 
@@ -456,6 +461,7 @@ impl ImportDisk {
             if missing.is_none() {
                 // In one step with the look at the announced regions: a checkpoint sees either both or neither.
                 state.written.insert(range.clone());
+                state.unflushed.insert(range.clone());
                 state.dirty = true;
                 return Ok(());
             }
@@ -478,23 +484,24 @@ impl ImportDisk {
     /// Flushes the driver and records the map as it was before that.
     fn checkpoint(&self) -> Result<(), DiskError> {
         let _one_at_a_time = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = {
+        let (map, flushing) = {
             let mut state = self.lock();
             if !std::mem::take(&mut state.dirty) {
                 return Ok(());
             }
             let epoch = state.announced.advance();
-            state.map(epoch)
+            let flushing = std::mem::replace(&mut state.unflushed, ExtentMap::new(Rounding::Outward));
+            (state.map(epoch), flushing)
         };
-        let done =
-            self.disk.flush().map_err(DiskError::Datastore).and_then(|()| match &self.options.intents {
-                Some(intents) => intents.checkpoint(&map).map_err(DiskError::Journal),
-                None => Ok(()),
-            });
-        if done.is_err() {
-            self.lock().dirty = true;
+        if let Err(error) = self.disk.flush() {
+            self.lock().fail_flush(&flushing);
+            return Err(DiskError::Datastore(error));
         }
-        done
+        let Some(intents) = &self.options.intents else { return Ok(()) };
+        intents.checkpoint(&map).map_err(|error| {
+            self.lock().dirty = true;
+            DiskError::Journal(error)
+        })
     }
 
     /// Zeroes what never arrived, on a disk whose driver promises nothing about it.
@@ -503,8 +510,8 @@ impl ImportDisk {
         let turn = self.enter(state, &(0..self.size), Access::Write);
         let gaps: Vec<_> = self.lock().received.gaps(0..self.size).collect();
         for gap in gaps {
-            let zeroed = self.put_zeros(&gap).map(|_| ());
-            self.lock().settle(&gap, &zeroed);
+            let zeroed = self.put_zeros(&gap);
+            self.lock().settle(&turn, &gap, zeroed.is_ok());
             zeroed?;
         }
         drop(turn);
@@ -519,16 +526,33 @@ impl State {
     }
 
     /// A range is as the client wants it, or may be anything: then all of it must come again, because of the parts that
-    /// may have gone through none is known to have.
-    fn settle(&mut self, range: &Range<u64>, result: &Result<(), DiskError>) {
-        if result.is_ok() {
+    /// may have gone through none is known to have. A flush that failed meanwhile may have dropped it.
+    fn settle(&mut self, turn: &Turn<'_>, range: &Range<u64>, done: bool) {
+        self.dirty = true;
+        if done && turn.failed_flushes == self.failed_flushes {
             self.received.insert(range.clone());
             self.lost.remove(range.clone());
         } else {
-            self.received.remove(range.clone());
-            self.lost.insert(range.clone());
+            self.lose(range);
         }
+    }
+
+    /// A range must come again, and counts as written until it has.
+    fn lose(&mut self, range: &Range<u64>) {
         self.dirty = true;
+        self.received.remove(range.clone());
+        self.written.insert(range.clone());
+        self.lost.insert(range.clone());
+    }
+
+    /// The driver could not make durable what went to it since the last flush, and may have dropped it: Linux reports a
+    /// failed write-back once and then calls the pages clean, so that the next flush would succeed without them.
+    fn fail_flush(&mut self, flushing: &ExtentMap) {
+        self.failed_flushes += 1;
+        let since = std::mem::replace(&mut self.unflushed, ExtentMap::new(Rounding::Outward));
+        for range in flushing.to_ranges().iter().chain(&since.to_ranges()) {
+            self.lose(range);
+        }
     }
 
     /// The failure to write held data, told once.
