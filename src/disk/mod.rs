@@ -7,11 +7,13 @@
 //! - [`hold`]: the bounded buffer where small writes are put together
 //! - [`intent`]: what must be durable before a write may be
 //! - [`statistics`]: the numbers of the `stats:` line
+//! - [`digest`]: of what was written
 //! - [`writer`]: [`ImportDisk`], which joins them
 //!
 //! Knows the [`crate::datastore::Disk`] trait and nothing of SMB, sessions, CFG files or vSphere. Calls block; any number
 //! of threads may use one disk.
 
+pub mod digest;
 pub mod error;
 pub mod extent_map;
 mod hold;
