@@ -1,6 +1,7 @@
 //! The text formats of an import session. Pure: bytes in, values and texts out; no files, no clock, no tokio.
 //!
-//! - [`cfg`]: the CFG, parsed or with all that is wrong with it; [`cfg_check`]: what its keys may hold
+//! - [`cfg`]: the CFG, parsed or with all that is wrong with it; [`cfg_check`]: what its keys may hold;
+//!   [`cfg_new`]: one made from a VMX
 //! - [`conflict`]: destinations that exist; [`vmcfg`]: the CFG after redirection
 //! - [`names`]: what a file name in a session means
 //! - [`log_text`]: import.log
@@ -8,6 +9,7 @@
 
 pub mod cfg;
 pub mod cfg_check;
+pub mod cfg_new;
 pub mod conflict;
 pub mod descriptor;
 pub mod log_text;
