@@ -8,10 +8,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::datastore::Disk;
 use crate::datastore::filter::{Fault, FaultPlan, Injector};
 use crate::datastore::memory::MemoryDisk;
-use crate::journal::{Record, fold};
+use crate::datastore::{Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
+use crate::journal::{DiskJournal, Journal, Record, fold};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -192,6 +192,49 @@ fn a_region_is_announced_before_it_is_written() {
     disk.write_at(&vec![1; 128 * KIB as usize], 0).unwrap();
     disk.write_at(&vec![1; 128 * KIB as usize], 512 * KIB).unwrap();
     assert_eq!(*log.1.lock().unwrap(), [Region { epoch: 0, first: 0, count: 1 }]);
+}
+
+#[test]
+fn a_restart_finds_what_was_flushed_in_journal_and_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let datastore = DirectoryDatastore::open(directory.path()).unwrap();
+    let spec = DiskSpec {
+        directory: String::new(),
+        extent: "x-flat.vmdk".into(),
+        size: 2 * MIB,
+        provisioning: Provisioning::Thin,
+    };
+    let (journal, _) = Journal::open(&path).unwrap();
+    let journal = Arc::new(journal);
+    let made = Record::DiskCreated { disk: 3, datastore: "d".into(), path: "x-flat.vmdk".into() };
+    journal.record(&made).unwrap();
+    let options = |journal: &Arc<Journal>| Options {
+        intents: Some(Arc::new(DiskJournal::new(Arc::clone(journal), 3))),
+        ..Options::default()
+    };
+    let disk = ImportDisk::new(datastore.create_disk(&spec).unwrap(), options(&journal));
+    disk.write_at(&vec![1; MIB as usize], 0).unwrap();
+    disk.flush().unwrap();
+    drop((disk, journal)); // As a kill -9 right after the FLUSH: nothing was closed.
+
+    let (journal, records) = Journal::open(&path).unwrap();
+    let journal = Arc::new(journal);
+    let map = fold::disk_map(&records, 3, spec.size).unwrap();
+    let disk = ImportDisk::restore(datastore.open_disk(&spec).unwrap(), options(&journal), &map);
+    assert_eq!(disk.completion(), Completion::Incomplete { missing: MIB, first: MIB });
+    assert_eq!(read_all(&disk), vec![1; MIB as usize]);
+    disk.write_at(&vec![2; MIB as usize], MIB).unwrap();
+    drop((disk, journal)); // And now without a FLUSH: all of the region is in doubt.
+
+    let (journal, records) = Journal::open(&path).unwrap();
+    let map = fold::disk_map(&records, 3, spec.size).unwrap();
+    let disk = ImportDisk::restore(datastore.open_disk(&spec).unwrap(), options(&Arc::new(journal)), &map);
+    assert_eq!(disk.completion(), Completion::Incomplete { missing: 2 * MIB, first: 0 });
+    disk.write_at(&vec![0; 2 * MIB as usize], 0).unwrap();
+    assert_eq!(disk.close().unwrap(), Completion::Complete);
+    assert_eq!(disk.statistics().skipped, 0, "in doubt means written");
+    assert!(read_all(&disk).iter().all(|byte| *byte == 0));
 }
 
 #[derive(Debug, Clone)]
