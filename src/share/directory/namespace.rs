@@ -42,7 +42,10 @@ pub(super) fn key_of(stat: &rustix::fs::Statx) -> FileKey {
     FileKey { volume: attributes::device(stat), file: stat.stx_ino, stream: String::new() }
 }
 
-/// What the kernel calls an open descriptor now. A deleted file has ` (deleted)` appended, which its identity unmasks.
+/// What the kernel appends to the name of a file that has none any more.
+const DELETED: &str = " (deleted)";
+
+/// What the kernel calls an open descriptor now.
 fn kernel_path(descriptor: i32) -> Result<String, Status> {
     let path = rustix::fs::readlink(format!("/proc/self/fd/{descriptor}"), Vec::new()).map_err(status)?;
     path.into_string().map_err(|_| Status::OBJECT_NAME_INVALID)
@@ -52,7 +55,12 @@ impl DirectoryFile {
     /// Its names from the share's root down, as the kernel has them now.
     pub(super) fn components(&self) -> Result<Vec<String>, Status> {
         let root = kernel_path(self.volume.root.as_raw_fd())?;
-        let own = kernel_path(self.fd.as_raw_fd())?;
+        let mut own = kernel_path(self.fd.as_raw_fd())?;
+        if stat_of(&self.fd)?.stx_nlink == 0
+            && let Some(was) = own.strip_suffix(DELETED)
+        {
+            own.truncate(was.len());
+        }
         let below = own.strip_prefix(root.trim_end_matches('/')).ok_or(Status::FILE_DELETED)?;
         Ok(below.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }

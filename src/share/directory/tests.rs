@@ -292,6 +292,10 @@ fn renames_follow_the_open_and_respect_the_target() {
     assert_eq!(directory.rename(&path("e/f"), false, &mut gate), Err(Status::ACCESS_DENIED.into()));
     assert_eq!(directory.check_delete(), Err(Status::DIRECTORY_NOT_EMPTY));
     inside.delete().unwrap();
+    assert_eq!(inside.path().components, ["e", "inside"], "its last name");
+    inside.delete().unwrap();
+    let odd = f.create("e (deleted)");
+    assert_eq!(odd.path().components, ["e (deleted)"]);
     directory.check_delete().unwrap();
     directory.delete().unwrap();
     assert!(!f.on_disk("e").exists());
