@@ -24,3 +24,6 @@ pub use engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor, SESSIONS_MA
 pub use error::ImportError;
 pub use file::{How, ImportFile};
 pub use session::{Info, Session, Times};
+
+#[cfg(test)]
+mod tests;

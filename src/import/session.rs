@@ -411,6 +411,11 @@ impl Session {
         }
     }
 
+    /// Its path from the share's root.
+    pub fn components(&self) -> &[String] {
+        &self.path
+    }
+
     /// The directory itself.
     pub fn directory_info(&self) -> Info {
         Info {

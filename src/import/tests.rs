@@ -1,0 +1,161 @@
+//! Whole restores on a directory datastore, without sockets.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::datastore::DirectoryDatastore;
+use crate::disk::Options;
+
+const SIZE: u64 = 3 * 1024 * 1024 + 512;
+
+fn engine(root: &Path) -> Engine {
+    let store = root.join("ds");
+    std::fs::create_dir_all(&store).unwrap();
+    let store = Arc::new(DirectoryDatastore::open(&store).unwrap());
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store }];
+    Engine::new(EngineSettings {
+        data_dir: root.join("data"),
+        hypervisors: vec![Hypervisor { name: "local".into(), aliases: Vec::new(), datastores }],
+        disk_options: Options::default(),
+        max_sessions: 8,
+    })
+    .unwrap()
+}
+
+fn cfg(directory: &str, more: &str) -> String {
+    let mut text = format!(
+        "version = \"4\"\nvmname = \"new\"\nvmuuid = \"50133967-ae5a-052c-0140-e47ce07219ee\"\nservername = \"local\"\n\
+         datacenter = \"\"\nfolder = \"\"\nhostsystem = \"\"\nresourcepool = \"\"\ndsname = \"4e31-aa\"\n\
+         directory = \"{directory}\"\nvmx-name = \"a.vmx\"\n"
+    );
+    for (number, (name, kind)) in [("a", "thin"), ("b", "thick")].iter().enumerate() {
+        text += &format!(
+            "vmdk.{number}.name = \"{name}.vmdk\"\nvmdk.{number}.extent-name = \"{name}-flat.vmdk\"\n\
+             vmdk.{number}.dsname = \"ds1\"\nvmdk.{number}.directory = \"{directory}\"\n\
+             vmdk.{number}.size = {SIZE}\nvmdk.{number}.type = \"{kind}\"\n"
+        );
+    }
+    text + more
+}
+
+fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
+    let file = match session.find(name) {
+        Some(_) => session.open_file(name, How::Write)?,
+        None => session.create(name)?,
+    };
+    file.set_len(0)?;
+    // Last part first: clients write out of order.
+    for (number, part) in bytes.chunks(1 << 20).enumerate().rev() {
+        file.write_at(part, (number << 20) as u64)?;
+    }
+    file.close(true)
+}
+
+fn data(seed: u8) -> Vec<u8> {
+    (0..SIZE).map(|at| if at / 65536 % 3 == 0 { 0 } else { (at % 251) as u8 ^ seed }).collect()
+}
+
+fn log(session: &Arc<Session>) -> String {
+    let file = session.open_file("import.log", How::Attributes).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    let read = file.read_at(&mut bytes, 0).unwrap();
+    file.close(true).unwrap();
+    String::from_utf8(bytes[..read].to_vec()).unwrap()
+}
+
+#[test]
+fn a_whole_restore_with_two_disks_in_parallel() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    assert!(matches!(put(&session, "a-flat.vmdk", b"x"), Err(ImportError::OutOfOrder { .. })));
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    assert!(session.find("vm.cfg.err").is_none(), "{}", log(&session));
+    let vmx = b"displayName = \"old\"\nscsi0:1.fileName = \"b.vmdk\"\n";
+    assert!(matches!(put(&session, "a.vmx", vmx), Err(ImportError::OutOfOrder { .. })));
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(&session, "a-flat.vmdk", &data(1)).unwrap());
+        scope.spawn(|| put(&session, "b-flat.vmdk", &data(2)).unwrap());
+    });
+    put(&session, "a.vmx", vmx).unwrap();
+    put(&session, "a.vmx", vmx).unwrap();
+    let at = root.path().join("ds/vm");
+    assert_eq!(std::fs::read(at.join("a-flat.vmdk")).unwrap(), data(1));
+    assert_eq!(std::fs::read(at.join("b-flat.vmdk")).unwrap(), data(2));
+    assert!(std::fs::read_to_string(at.join("a.vmdk")).unwrap().contains("a-flat.vmdk"));
+    let text = std::fs::read_to_string(at.join("a.vmx")).unwrap();
+    assert!(text.contains("displayName = \"new\"") && text.contains("b.vmdk"));
+    let log = log(&session);
+    assert_eq!(log.matches("done importing /vmfs/volumes/4e31-aa/vm/a.vmx").count(), 1, "{log}");
+    assert!(log.contains("stats: /vm/a-flat.vmdk total 3072 kb, write thru "), "{log}");
+    assert!(log.contains(&format!("a-flat.vmdk ({SIZE} bytes thin)")), "{log}");
+}
+
+#[test]
+fn refusals_and_conflicts() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    assert!(matches!(session.create("4913"), Err(ImportError::UnsupportedType(_))));
+    assert!(log(&session).contains("Cannot create /vm/4913 of unsupported file type"));
+    assert!(matches!(session.create("import.log"), Err(ImportError::Exists(_) | ImportError::OwnFile(_))));
+    std::fs::create_dir(root.path().join("ds/taken")).unwrap();
+    put(&session, "x.cfg", cfg("taken", "register-after-import = 1\n").as_bytes()).unwrap();
+    assert!(session.find("x.cfg.err").is_some());
+    assert!(log(&session).contains("nothing to register with"));
+    assert!(matches!(put(&session, "y.cfg", b"y"), Err(ImportError::SecondCfg { .. })));
+    assert!(matches!(put(&session, "a-flat.vmdk", b"x"), Err(ImportError::OutOfOrder { .. })));
+    put(&session, "x.cfg", cfg("taken", "on-conflict = \"rename\"\n").as_bytes()).unwrap();
+    assert!(session.find("x.cfg.err").is_none(), "{}", log(&session));
+    assert!(log(&session).contains("import session redirecting recover from taken to taken(1)"));
+    put(&session, "a-flat.vmdk", &data(3)).unwrap();
+    put(&session, "x.cfg", cfg("elsewhere", "").as_bytes()).unwrap();
+    assert!(session.find("x.cfg.err").is_some(), "a change of destination after data is an error");
+    assert!(
+        root.path().join("ds/taken(1)/a-flat.vmdk").exists() && !root.path().join("ds/elsewhere").exists()
+    );
+    put(&session, "b-flat.vmdk", &data(4)).unwrap();
+}
+
+#[test]
+fn removing_a_session_leaves_the_datastore() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let path = ["vm".to_owned()];
+    let session = engine.create_directory(&path).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    assert!(matches!(engine.remove_directory(&path), Err(ImportError::NotEmpty(_))));
+    for info in session.list() {
+        session.delete(&info.name).unwrap();
+    }
+    drop(session);
+    engine.remove_directory(&path).unwrap();
+    assert!(engine.session(&path).is_none());
+    assert_eq!(std::fs::read(root.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
+    assert_eq!(std::fs::read_dir(root.path().join("data/orphans")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_restart_takes_up_what_was_there() {
+    let root = tempfile::tempdir().unwrap();
+    let path = ["vm".to_owned()];
+    {
+        let engine = engine(root.path());
+        let session = engine.create_directory(&path).unwrap();
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", &data(1)).unwrap();
+        let file = session.create("b-flat.vmdk").unwrap();
+        file.write_at(&data(2)[..1 << 20], 0).unwrap();
+    }
+    let engine = engine(root.path());
+    let session = engine.session(&path).unwrap();
+    assert_eq!(session.find("a-flat.vmdk").unwrap().size, SIZE);
+    assert!(matches!(put(&session, "a.vmx", b"x"), Err(ImportError::OutOfOrder { .. })));
+    put(&session, "b-flat.vmdk", &data(5)).unwrap();
+    put(&session, "a.vmx", b"scsi0:0.fileName = \"a.vmdk\"\n").unwrap();
+    assert_eq!(std::fs::read(root.path().join("ds/vm/b-flat.vmdk")).unwrap(), data(5));
+}
