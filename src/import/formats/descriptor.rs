@@ -281,7 +281,7 @@ mod tests {
         assert!(faults[0].contains("2 extents") && faults[1].contains("impossible"), "{faults:?}");
         assert_eq!(Descriptor::parse(b"KDMV"), Err(DescriptorError::NotDescriptor));
         assert_eq!(Descriptor::parse(b"# Disk DescriptorFile\nRW x y z"), Err(DescriptorError::Extent(2)));
-        assert!(matches!(Descriptor::parse(&[0; 1 << 17]), Err(DescriptorError::TooLong(_))));
+        assert!(matches!(Descriptor::parse(&vec![0; 1 << 17]), Err(DescriptorError::TooLong(_))));
     }
 
     #[test]

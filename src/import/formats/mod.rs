@@ -1,11 +1,11 @@
 //! The text formats of an import session. Pure: bytes in, values and texts out; no files, no clock, no tokio.
 //!
-//! - [`cfg`]: the CFG, parsed or with all that is wrong with it; [`cfg_check`]: what its keys may hold;
-//!   [`cfg_new`]: one made from a VMX
-//! - [`conflict`]: destinations that exist; [`vmcfg`]: the CFG after redirection
-//! - [`names`]: what a file name in a session means
-//! - [`log_text`]: import.log
-//! - [`vmx`], [`descriptor`]: what the hypervisor reads
+//! - [`cfg`] – the CFG, parsed or with all that is wrong with it; [`cfg_check`], what its keys may hold;
+//!   [`cfg_new`], one made from a VMX
+//! - [`conflict`] – destinations that exist; [`vmcfg`], the CFG after redirection
+//! - [`names`] – what a file name in a session means
+//! - [`log_text`] – the lines of import.log
+//! - [`vmx`], [`descriptor`] – what the hypervisor reads
 
 pub mod cfg;
 pub mod cfg_check;

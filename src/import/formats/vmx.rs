@@ -3,7 +3,7 @@
 //! Lines that are not changed keep every byte. Values are text in quotation marks; `|22` stands for a quotation mark,
 //! `|7C` for the bar itself, any other byte likewise. `.encoding` names the character set.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::cfg::{Cfg, ends_with_ignore_case};
 use super::log_text::{Event, volume_path};
@@ -129,8 +129,8 @@ impl fmt::Display for Change {
 impl Vmx {
     /// Reads a VMX.
     pub fn parse(bytes: &[u8]) -> Result<Self, VmxError> {
-        if bytes.len() > VMX_BYTES_MAX || bytes.iter().filter(|&&byte| byte == b'\n').count() >= VMX_LINES_MAX
-        {
+        let lines = bytes.split(|&byte| byte == b'\n').count();
+        if bytes.len() > VMX_BYTES_MAX || lines > VMX_LINES_MAX {
             return Err(VmxError::TooLong);
         }
         let charset = charset_of(bytes);
@@ -316,10 +316,9 @@ fn charset_of(bytes: &[u8]) -> Charset {
         key.eq_ignore_ascii_case(".encoding").then(|| value.to_ascii_lowercase())
     });
     match named.as_deref() {
-        Some("windows-1252" | "iso-8859-1" | "latin1") => Charset::Latin,
-        // Where a file says UTF-8 and is not, its bytes must survive all the same.
         None | Some("utf-8" | "utf8") if str::from_utf8(bytes).is_ok() => Charset::Utf8,
-        None | Some("utf-8" | "utf8") => Charset::Latin,
+        // Where a file says UTF-8 and is not, its bytes must survive all the same.
+        None | Some("utf-8" | "utf8" | "windows-1252" | "iso-8859-1" | "latin1") => Charset::Latin,
         Some(_) => Charset::Other,
     }
 }
@@ -363,16 +362,9 @@ fn unescape(value: &str) -> String {
     while let Some(at) = rest.find('|') {
         out.push_str(&rest[..at]);
         let code = rest.get(at + 1..at + 3).filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 3..];
-            }
-            None => {
-                out.push('|');
-                rest = &rest[at + 1..];
-            }
-        }
+        let byte = code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(u8::is_ascii);
+        out.push(byte.map_or('|', char::from));
+        rest = &rest[at + if byte.is_some() { 3 } else { 1 }..];
     }
     out.push_str(rest);
     out
@@ -382,7 +374,9 @@ fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {
         match c {
-            '"' | '|' | '#' | '\0'..='\u{1f}' | '\u{7f}' => out.push_str(&format!("|{:02X}", c as u32)),
+            '"' | '|' | '#' | '\0'..='\u{1f}' | '\u{7f}' => {
+                let _ = write!(out, "|{:02X}", c as u32);
+            }
             _ => out.push(c),
         }
     }
