@@ -87,10 +87,15 @@ impl Buffer {
         self.end = self.end.min(self.start + len);
     }
 
+    /// Bytes free in front of its contents.
+    pub fn headroom(&self) -> usize {
+        self.start
+    }
+
     /// Moves the start `by` bytes back over the headroom; `None` where there is not that much.
     #[must_use]
     pub fn prepend(&mut self, by: usize) -> Option<&mut [u8]> {
-        self.start = self.start.checked_sub(by)?;
+        self.start = self.start.checked_sub(by)?; // unchanged where it does not fit
         Some(&mut self.bytes[self.start..self.start + by])
     }
 

@@ -7,7 +7,11 @@ use smb_proto::Status;
 use smb_proto::msg::ioctl::validate_negotiate;
 use tokio::sync::mpsc;
 
+use super::commands::session_setup::Login;
+use super::credits::Window;
+use super::dispatch::Job;
 use super::session::Session;
+use smb_proto::crypto::preauth::PreauthHash;
 
 /// Requests that may wait at once on one connection: notifies of a few hundred Explorer windows; more is a flood.
 pub const PARKED_MAX: usize = 512;
@@ -46,6 +50,14 @@ pub struct Connection {
     pub peer: Arc<str>,
     /// Set once by NEGOTIATE.
     pub negotiated: OnceLock<Negotiated>,
+    /// Which MessageIds may come.
+    pub window: Mutex<Window>,
+    /// The hash over NEGOTIATE and its answer.
+    pub preauth: Mutex<PreauthHash>,
+    /// Logins under way, by their SessionId; at most [`SESSIONS_MAX`].
+    pub logins: Mutex<HashMap<u64, Login>>,
+    /// Requests that wait, by AsyncId; at most [`PARKED_MAX`].
+    pub parked: Mutex<HashMap<u64, Job>>,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     signals: mpsc::UnboundedSender<Signal>,
 }
@@ -54,7 +66,16 @@ impl Connection {
     /// A connection whose parked requests are run by whoever reads the other end of `signals`. That channel is
     /// bounded by [`PARKED_MAX`]: a parked request is signalled and then no longer parked.
     pub fn new(peer: Arc<str>, signals: mpsc::UnboundedSender<Signal>) -> Self {
-        Self { peer, negotiated: OnceLock::new(), sessions: Mutex::default(), signals }
+        Self {
+            peer,
+            negotiated: OnceLock::new(),
+            window: Mutex::default(),
+            preauth: Mutex::default(),
+            logins: Mutex::default(),
+            parked: Mutex::default(),
+            sessions: Mutex::default(),
+            signals,
+        }
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
@@ -65,6 +86,11 @@ impl Connection {
     pub fn wake(&self, async_id: u64) {
         // The receiver is gone only with the connection, and then nobody waits any more.
         let _ = self.signals.send(Signal::Wake(async_id));
+    }
+
+    /// Sends a signal to whoever runs the parked requests.
+    pub fn signal(&self, signal: Signal) {
+        let _ = self.signals.send(signal); // as in `wake`
     }
 
     /// The dialect, 0 before NEGOTIATE.
@@ -87,6 +113,11 @@ impl Connection {
         let session = self.sessions().get(&id).cloned().ok_or(Status::USER_SESSION_DELETED)?;
         session.check()?;
         Ok(session)
+    }
+
+    /// Whether anyone is logged in here.
+    pub fn has_session(&self) -> bool {
+        !self.sessions().is_empty()
     }
 
     /// Takes a session out.

@@ -5,7 +5,11 @@
 //! A reader starts with [`request`]: what a command's handler is given and may answer.
 
 pub mod buffer;
+pub mod commands;
 pub mod connection;
+pub mod credits;
+pub mod dispatch;
+pub mod keys;
 pub mod lock;
 pub mod name;
 pub mod open;
@@ -15,4 +19,5 @@ pub mod server;
 pub mod session;
 pub mod share;
 pub mod share_mode;
+pub mod transport;
 pub mod tree;

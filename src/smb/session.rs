@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smb_proto::Status;
 
+use super::keys::Keys;
 use super::server::ShareEntry;
 use super::share::Caller;
 use super::tree::Tree;
@@ -20,6 +21,8 @@ pub struct Session {
     pub id: u64,
     /// Who it is and where from.
     pub caller: Caller,
+    /// What signs and encrypts.
+    pub keys: Keys,
     /// Requests must be signed.
     pub signing_required: bool,
     /// Requests must be encrypted.
@@ -31,10 +34,11 @@ pub struct Session {
 
 impl Session {
     /// A session that has just been authenticated.
-    pub fn new(id: u64, caller: Caller, signing_required: bool, encrypt: bool) -> Self {
+    pub fn new(id: u64, caller: Caller, keys: Keys, signing_required: bool, encrypt: bool) -> Self {
         Self {
             id,
             caller,
+            keys,
             signing_required,
             encrypt,
             trees: Mutex::default(),

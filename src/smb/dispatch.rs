@@ -1,0 +1,515 @@
+//! From a frame to its answer (MS-SMB2 3.3.5.2): decryption, the parts of a compound, credits, signatures, the session and
+//! tree of each request, its handler, and the responses signed or sealed. Synchronous: no sockets here.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use smb_proto::crypto::encrypt::{TRANSFORM_LEN, TransformHeader};
+use smb_proto::frame::{FRAME_HEADER_LEN, Kind, Smb1Negotiate, encode_length};
+use smb_proto::header::HEADER_LEN;
+use smb_proto::msg::{echo, error, read};
+use smb_proto::{Command, DecodeError, Flags, Header, Status};
+
+use super::buffer::Buffer;
+use super::commands::session_setup::{Leg, Login};
+use super::commands::{self, logoff, negotiate, session_setup, tree_connect};
+use super::connection::{Connection, PARKED_MAX, SESSIONS_MAX, Signal};
+use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
+use super::server::Server;
+use super::session::Session;
+
+/// How long a failed login's answer is held back, as Windows Server 2025 does: it makes guessing slow.
+const LOGIN_FAILED_DELAY: Duration = Duration::from_secs(2);
+
+/// A frame being worked on.
+pub struct Job {
+    frame: Buffer,
+    at: usize,
+    related: Related,
+    sealed_by: Option<Arc<Session>>,
+    async_id: Option<u64>,
+    message_id: u64,
+    key: Option<WakeKey>,
+    timeout: Option<Duration>,
+}
+
+/// What a frame led to.
+#[derive(Default)]
+pub struct Output {
+    /// Frames to send, each with its length in front.
+    pub frames: Vec<Buffer>,
+    /// The connection is to be cut.
+    pub disconnect: bool,
+    /// How long the frames are to be held back.
+    pub delay: Option<Duration>,
+    /// A request was parked: its AsyncId, and when it is to run again at the latest.
+    pub expiry: Option<(u64, Duration)>,
+}
+
+struct Answer {
+    message: Buffer,
+    session: Option<Arc<Session>>,
+    sign: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Job {
+    /// Starts on a frame that has just been read: `frame` ends with 16 bytes of room that decryption needs. An error ends the
+    /// connection.
+    pub fn new(connection: &Connection, mut frame: Buffer) -> Result<Self, Status> {
+        let len = frame.bytes().len().saturating_sub(16);
+        let mut sealed_by = None;
+        let kind = Kind::of(frame.bytes()).map_err(|_| Status::INVALID_PARAMETER)?;
+        if kind == Kind::Transform {
+            let transform =
+                TransformHeader::decode(&frame.bytes()[..len]).map_err(|_| Status::INVALID_PARAMETER)?;
+            let session = connection.session(transform.session_id)?;
+            session.keys.open(frame.bytes_mut())?;
+            sealed_by = Some(session);
+        }
+        frame.set_payload_len(len);
+        if kind == Kind::Transform {
+            frame.advance(TRANSFORM_LEN);
+        }
+        let related = Related::default();
+        Ok(Self { frame, at: 0, related, sealed_by, async_id: None, message_id: 0, key: None, timeout: None })
+    }
+
+    /// Whether it is one request that moves data: those run several at a time.
+    pub fn is_bulk(&self) -> bool {
+        Header::decode(self.frame.bytes()).is_ok_and(|header| {
+            header.next_command == 0
+                && matches!(header.command, Command::READ | Command::WRITE | Command::FLUSH)
+        })
+    }
+}
+
+/// The bytes of the message at `at` and whether another follows: NextCommand is 8-aligned, past this header, inside.
+fn part(frame: &[u8], at: usize) -> Result<(Header, usize, bool), DecodeError> {
+    let rest = frame.get(at..).unwrap_or_default();
+    let header = Header::decode(rest)?;
+    let next = header.next_command as usize;
+    if next == 0 {
+        return Ok((header, frame.len(), false));
+    }
+    if !next.is_multiple_of(8) || next < HEADER_LEN || next >= rest.len() {
+        return Err(DecodeError::Invalid { what: "NextCommand", value: next as u64 });
+    }
+    Ok((header, at + next, true))
+}
+
+/// Runs a job to its end or until it has to wait. `signal`: why it runs again.
+pub fn run(
+    server: &Arc<Server>,
+    connection: &Arc<Connection>,
+    mut job: Job,
+    mut signal: Option<Signal>,
+    now: u64,
+) -> Output {
+    let mut output = Output::default();
+    let mut answers = Vec::new();
+    if Kind::of(job.frame.bytes()) == Ok(Kind::Smb1) {
+        smb1(server, &job, now, &mut answers, &mut output);
+        finish(server, &job, answers, &mut output);
+        return output;
+    }
+    loop {
+        let Ok((header, end, more)) = part(job.frame.bytes(), job.at) else {
+            output.disconnect = true;
+            break;
+        };
+        if header.command == Command::CANCEL {
+            cancel(connection, &header);
+        } else {
+            let seen = server.wake_count();
+            if job.async_id.is_none()
+                && !lock(&connection.window).consume(header.message_id, header.credit_charge)
+            {
+                output.disconnect = true;
+                break;
+            }
+            job.related.is_related = job.at > 0 && header.flags.contains(Flags::RELATED_OPERATIONS);
+            let mut stage =
+                Stage { server, connection, header, end, now, tree_id: header.tree_id, session: None };
+            let outcome = stage.handle(&mut job, signal.take(), &mut output);
+            match outcome {
+                Err(Failure::Disconnect) => {
+                    output.disconnect = true;
+                    break;
+                }
+                Err(Failure::Park { key, timeout }) if lock(&connection.parked).len() < PARKED_MAX => {
+                    park(&stage, job, Waiting { key, timeout, seen }, answers, &mut output);
+                    return output;
+                }
+                outcome => answers.push(stage.answer(&mut job, outcome)),
+            }
+            job.async_id = None;
+        }
+        job.at = end;
+        if !more {
+            break;
+        }
+    }
+    if !output.disconnect {
+        finish(server, &job, answers, &mut output);
+    }
+    output
+}
+
+fn smb1(server: &Server, job: &Job, now: u64, answers: &mut Vec<Answer>, output: &mut Output) {
+    match Smb1Negotiate::decode(job.frame.bytes()) {
+        Ok(offer) if offer.smb2_wildcard || offer.smb2_002 => {
+            let Reply::Message { mut message, .. } = negotiate::multi_protocol(server, now) else { return };
+            let mut head = Vec::with_capacity(HEADER_LEN);
+            response_header(Command::NEGOTIATE, Status::SUCCESS, 1).encode(&mut head);
+            message[..HEADER_LEN].copy_from_slice(&head);
+            answers.push(Answer { message: Buffer::from_vec(message), session: None, sign: false });
+        }
+        _ => output.disconnect = true, // a client of SMB1 only
+    }
+}
+
+fn response_header(command: Command, status: Status, credits: u16) -> Header {
+    Header {
+        credit_charge: 0,
+        status,
+        command,
+        credits,
+        flags: Flags::SERVER_TO_REDIR,
+        next_command: 0,
+        message_id: 0,
+        async_id: 0,
+        tree_id: 0,
+        session_id: 0,
+        signature: [0; 16],
+    }
+}
+
+/// CANCEL (MS-SMB2 3.3.5.16): by AsyncId, or by the MessageId of a request that has not been told its own yet.
+fn cancel(connection: &Connection, header: &Header) {
+    let found = {
+        let parked = lock(&connection.parked);
+        if header.flags.contains(Flags::ASYNC_COMMAND) {
+            parked.contains_key(&header.async_id).then_some(header.async_id)
+        } else {
+            parked.iter().find(|(_, job)| job.message_id == header.message_id).map(|(id, _)| *id)
+        }
+    };
+    if let Some(id) = found {
+        connection.signal(Signal::Cancel(id));
+    }
+}
+
+struct Waiting {
+    key: WakeKey,
+    timeout: Option<Duration>,
+    seen: u64,
+}
+
+/// Puts a request aside; the first time, an interim response tells the client its AsyncId (3.3.4.2).
+fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>, output: &mut Output) {
+    let (server, connection) = (stage.server, stage.connection);
+    let first = job.async_id.is_none();
+    let id = job.async_id.unwrap_or_else(|| server.unique_id());
+    job.async_id = Some(id);
+    job.message_id = stage.header.message_id;
+    job.key = Some(wait.key.clone());
+    if first {
+        let mut message = vec![0; HEADER_LEN];
+        error::Response::default().encode(&mut message);
+        let credits = lock(&connection.window).grant(stage.header.credits);
+        answers.push(stage.seal_header(Status::PENDING, credits, Some(id), Buffer::from_vec(message)));
+        if let Some(timeout) = wait.timeout {
+            output.expiry = Some((id, timeout));
+        }
+        job.timeout = wait.timeout;
+    }
+    finish(server, &job, answers, output);
+    lock(&connection.parked).insert(id, job);
+    if !server.wait(wait.key, connection, id, wait.seen) {
+        connection.signal(Signal::Wake(id));
+    }
+}
+
+/// Takes a parked job out, to be run again for `signal`.
+pub fn unpark(server: &Server, connection: &Connection, signal: Signal) -> Option<Job> {
+    let (Signal::Wake(id) | Signal::Cancel(id) | Signal::Expire(id)) = signal;
+    let mut job = lock(&connection.parked).remove(&id)?;
+    if let Some(key) = job.key.take() {
+        server.forget(&key, id);
+    }
+    Some(job)
+}
+
+/// One request of a frame, with what is known of it so far.
+struct Stage<'a> {
+    server: &'a Arc<Server>,
+    connection: &'a Arc<Connection>,
+    header: Header,
+    end: usize,
+    now: u64,
+    tree_id: u32,
+    session: Option<Arc<Session>>,
+}
+
+impl Stage<'_> {
+    fn handle(&mut self, job: &mut Job, signal: Option<Signal>, output: &mut Output) -> Outcome {
+        if matches!(signal, Some(Signal::Cancel(_))) {
+            self.session = self.connection.session(self.header.session_id).ok();
+            return Err(Status::CANCELLED.into());
+        }
+        let range = job.at..self.end;
+        match self.header.command {
+            Command::NEGOTIATE => return self.negotiate(&job.frame.bytes()[range]),
+            _ if self.connection.negotiated.get().is_none() => return Err(Failure::Disconnect),
+            Command::SESSION_SETUP => return self.session_setup(&job.frame.bytes()[range], output),
+            _ => {}
+        }
+        if job.related.is_related {
+            if let Some(status) = job.related.failure {
+                self.session = self.connection.session(job.related.session_id).ok();
+                return Err(status.into());
+            }
+            self.header.session_id = job.related.session_id;
+            self.header.tree_id = job.related.tree_id;
+        } else {
+            job.related = Related::default();
+        }
+        (job.related.session_id, job.related.tree_id) = (self.header.session_id, self.header.tree_id);
+        if self.header.command == Command::ECHO && self.header.session_id == 0 {
+            return Ok(Reply::success(|out| echo::Response.encode(out)));
+        }
+        let session = self.connection.session(self.header.session_id)?;
+        self.session = Some(Arc::clone(&session));
+        if job.async_id.is_none() {
+            self.check_protection(&session, job)?;
+        }
+        let message = &job.frame.bytes()[range];
+        match self.header.command {
+            Command::ECHO => Ok(Reply::success(|out| echo::Response.encode(out))),
+            Command::LOGOFF => logoff::handle(self.server, self.connection, &session, message),
+            Command::TREE_CONNECT => {
+                let (id, outcome) = tree_connect::handle(self.server, &session, message)?;
+                (self.tree_id, job.related.tree_id) = (id, id);
+                outcome
+            }
+            command => {
+                let tree = session.tree(self.header.tree_id)?;
+                if tree.entry.encrypt && job.sealed_by.is_none() {
+                    return Err(Status::ACCESS_DENIED.into()); // 3.3.5.2.11
+                }
+                let handler = commands::handler(command).ok_or(Status::NOT_SUPPORTED)?;
+                handler(&mut Request {
+                    server: self.server,
+                    connection: self.connection,
+                    session: &session,
+                    tree: &tree,
+                    header: &self.header,
+                    message,
+                    related: &mut job.related,
+                    async_id: job.async_id,
+                    timed_out: matches!(signal, Some(Signal::Expire(_))),
+                })
+            }
+        }
+    }
+
+    /// Encrypted where the session demands it, by its own key, else signed where it demands that (3.3.5.2.4, 3.3.5.2.9).
+    fn check_protection(&self, session: &Arc<Session>, job: &mut Job) -> Result<(), Failure> {
+        if let Some(sealer) = &job.sealed_by {
+            // Someone else's key proves nothing about this session.
+            return if sealer.id == session.id { Ok(()) } else { Err(Failure::Disconnect) };
+        }
+        if session.encrypt {
+            return Err(Status::ACCESS_DENIED.into());
+        }
+        if self.header.flags.contains(Flags::SIGNED) {
+            let message = &mut job.frame.bytes_mut()[job.at..self.end];
+            return if session.keys.verify(message) { Ok(()) } else { Err(Status::ACCESS_DENIED.into()) };
+        }
+        if session.signing_required { Err(Status::ACCESS_DENIED.into()) } else { Ok(()) }
+    }
+
+    fn negotiate(&self, message: &[u8]) -> Outcome {
+        lock(&self.connection.preauth).update(message);
+        negotiate::handle(self.server, self.connection, message, self.now)
+    }
+
+    fn session_setup(&mut self, message: &[u8], output: &mut Output) -> Outcome {
+        let id = self.header.session_id;
+        if id != 0 && self.connection.session(id).is_ok() {
+            return Err(Status::REQUEST_NOT_ACCEPTED.into()); // re-authentication of a live session is not offered
+        }
+        let mut login = if id == 0 {
+            if lock(&self.connection.logins).len() >= SESSIONS_MAX {
+                return Err(Status::INSUFFICIENT_RESOURCES.into());
+            }
+            self.header.session_id = self.server.unique_id();
+            Login::new(lock(&self.connection.preauth).clone())
+        } else {
+            lock(&self.connection.logins).remove(&id).ok_or(Status::USER_SESSION_DELETED)?
+        };
+        login.preauth.update(message);
+        let leg = session_setup::leg(
+            self.server,
+            self.connection,
+            self.header.session_id,
+            login,
+            message,
+            self.now,
+        );
+        match leg {
+            Ok(Leg::More(login, reply)) => {
+                lock(&self.connection.logins).insert(self.header.session_id, login);
+                Ok(reply)
+            }
+            Ok(Leg::Done(session, reply)) => {
+                self.session = Some(session);
+                Ok(reply)
+            }
+            Err(failure) => {
+                if failure == Failure::Status(Status::LOGON_FAILURE) {
+                    output.delay = Some(LOGIN_FAILED_DELAY);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Makes the response's message, and keeps what later parts of the compound need to know.
+    fn answer(&self, job: &mut Job, outcome: Outcome) -> Answer {
+        let (status, message) = match outcome {
+            Ok(Reply::Message { status, message }) => (status, Buffer::from_vec(message)),
+            Ok(Reply::Data { status, payload }) => data(status, payload),
+            Err(failure) => {
+                let (status, data) = match failure {
+                    Failure::Status(status) => (status, Vec::new()),
+                    Failure::StatusWith(status, data) => (status, data),
+                    Failure::Park { .. } | Failure::Disconnect => {
+                        (Status::INSUFFICIENT_RESOURCES, Vec::new())
+                    }
+                };
+                let mut message = vec![0; HEADER_LEN];
+                error::Response { context_count: 0, data: &data }.encode(&mut message);
+                (status, Buffer::from_vec(message))
+            }
+        };
+        job.related.failure = status.is_error().then_some(status);
+        // The request's own credits went with the interim response (3.3.4.2).
+        let credits =
+            if job.async_id.is_some() { 0 } else { lock(&self.connection.window).grant(self.header.credits) };
+        let answer = self.seal_header(status, credits, job.async_id, message);
+        self.hash(status, answer.message.bytes());
+        answer
+    }
+
+    /// NEGOTIATE's answer and those of unfinished logins go into the hash (3.3.5.4, 3.3.5.5).
+    fn hash(&self, status: Status, message: &[u8]) {
+        match self.header.command {
+            Command::NEGOTIATE => lock(&self.connection.preauth).update(message),
+            Command::SESSION_SETUP if status == Status::MORE_PROCESSING_REQUIRED => {
+                if let Some(login) = lock(&self.connection.logins).get_mut(&self.header.session_id) {
+                    login.preauth.update(message);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn seal_header(
+        &self,
+        status: Status,
+        credits: u16,
+        async_id: Option<u64>,
+        mut message: Buffer,
+    ) -> Answer {
+        let mut header = response_header(self.header.command, status, credits);
+        header.credit_charge = self.header.credit_charge;
+        header.message_id = self.header.message_id;
+        header.session_id = self.header.session_id;
+        header.tree_id = if self.tree_id == self.header.tree_id { self.header.tree_id } else { self.tree_id };
+        if let Some(id) = async_id {
+            header.flags = header.flags.with(Flags::ASYNC_COMMAND);
+            header.async_id = id;
+        }
+        let mut head = Vec::with_capacity(HEADER_LEN);
+        header.encode(&mut head);
+        message.bytes_mut()[..HEADER_LEN].copy_from_slice(&head);
+        let done = self.header.command == Command::SESSION_SETUP;
+        let signed = self.header.flags.contains(Flags::SIGNED);
+        let sign = self.session.as_ref().is_some_and(|s| done || signed || s.signing_required);
+        Answer { message, session: self.session.clone(), sign }
+    }
+}
+
+/// A READ's headers in front of its payload.
+fn data(status: Status, mut payload: Buffer) -> (Status, Buffer) {
+    let len = payload.bytes().len() as u32;
+    let mut fixed = Vec::with_capacity(read::RESPONSE_FIXED_LEN);
+    read::encode_response(&mut fixed, read::RESPONSE_DATA_OFFSET, len);
+    if let Some(room) = payload.prepend(read::RESPONSE_FIXED_LEN) {
+        room.copy_from_slice(&fixed);
+    }
+    if payload.prepend(HEADER_LEN).is_none() {
+        // Not from `Pool::take_payload`: a handler's mistake, which must not become a torn frame.
+        let mut message = vec![0; HEADER_LEN];
+        error::Response::default().encode(&mut message);
+        return (Status::INTERNAL_ERROR, Buffer::from_vec(message));
+    }
+    (status, payload)
+}
+
+/// Joins the answers of a frame, signs each or seals the whole, and puts the length in front.
+fn finish(server: &Server, job: &Job, mut answers: Vec<Answer>, output: &mut Output) {
+    if answers.is_empty() {
+        return;
+    }
+    let sealer = job.sealed_by.as_ref();
+    let room = FRAME_HEADER_LEN + if sealer.is_some() { TRANSFORM_LEN } else { 0 };
+    let last = answers.len() - 1;
+    for (index, answer) in answers.iter_mut().enumerate() {
+        if index < last {
+            let mut padded = answer.message.bytes().to_vec();
+            padded.resize(padded.len().next_multiple_of(8), 0);
+            let next = padded.len() as u32;
+            padded[20..24].copy_from_slice(&next.to_le_bytes());
+            answer.message = Buffer::from_vec(padded);
+        }
+        if let (Some(session), true, None) = (&answer.session, answer.sign, sealer) {
+            session.keys.sign(answer.message.bytes_mut());
+        }
+    }
+    let single = if last == 0 { answers.pop().map(|answer| answer.message) } else { None };
+    let mut frame = match single {
+        Some(mut message) if message.headroom() >= room => {
+            let _ = message.prepend(room); // the room was just checked
+            message
+        }
+        single => {
+            let parts: Vec<Buffer> =
+                single.into_iter().chain(answers.into_iter().map(|answer| answer.message)).collect();
+            let mut frame =
+                server.pool.take(room + parts.iter().map(|part| part.bytes().len()).sum::<usize>());
+            let mut at = room;
+            for part in &parts {
+                frame.bytes_mut()[at..at + part.bytes().len()].copy_from_slice(part.bytes());
+                at += part.bytes().len();
+            }
+            frame
+        }
+    };
+    if let Some(session) = sealer
+        && session.keys.seal(&mut frame.bytes_mut()[FRAME_HEADER_LEN..], session.id).is_err()
+    {
+        output.disconnect = true;
+        return;
+    }
+    match encode_length(frame.bytes().len() - FRAME_HEADER_LEN) {
+        Ok(length) => frame.bytes_mut()[..FRAME_HEADER_LEN].copy_from_slice(&length),
+        Err(_) => output.disconnect = true,
+    }
+    output.frames.push(frame);
+}
