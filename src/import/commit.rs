@@ -46,7 +46,8 @@ impl Session {
         match outcome {
             Ok(()) => {
                 self.report(inner)?;
-                let Some(text) = inner.state.cfg().map(vmcfg::render) else { return Ok(()) };
+                let renamed = inner.state.cfg().filter(|cfg| cfg.on_conflict == OnConflict::Rename);
+                let Some(text) = renamed.map(vmcfg::render) else { return Ok(()) };
                 self.put_own(inner, &vmcfg::file_name(name), Some(&text))
             }
             Err(problems) => {

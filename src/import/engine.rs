@@ -158,6 +158,14 @@ fn shown(path: &[String]) -> String {
     format!("/{}", path.join("/"))
 }
 
+/// Whether the journal in a cache tells of nothing left behind: its session completed, or never made anything.
+fn completed(cache: &std::path::Path) -> bool {
+    crate::journal::Journal::open(&cache.join("journal")).is_ok_and(|(_, records)| {
+        records.iter().any(|record| matches!(record, Record::VmxImported { .. }))
+            || crate::journal::fold::ledger(&records).next().is_none()
+    })
+}
+
 impl Engine {
     /// Opens the data directory and takes up every session in it. A session that can't be taken up is logged and left
     /// as it is: the others must go on.
@@ -182,7 +190,7 @@ impl Engine {
                 Ok(Some(session)) => {
                     engine.lock().insert(folded(&session.path), session);
                 }
-                Ok(None) => engine.clear_cache(&cache),
+                Ok(None) => engine.clear_cache(&cache, completed(&cache)),
                 Err(error) => tracing::error!("a session can't be taken up: {error}"),
             }
         }
@@ -205,14 +213,10 @@ impl Engine {
     }
 
     /// Removes what a removed session left in the cache; its journal stays as long as it tells of orphans.
-    fn clear_cache(&self, cache: &std::path::Path) {
+    fn clear_cache(&self, cache: &std::path::Path, completed: bool) {
         let journal = cache.join("journal");
         if let Some(name) = cache.file_name() {
             let kept = self.orphans_dir.join(name).with_extension("journal");
-            let completed = crate::journal::Journal::open(&journal).is_ok_and(|(_, records)| {
-                records.iter().any(|record| matches!(record, Record::VmxImported { .. }))
-                    || crate::journal::fold::ledger(&records).next().is_none()
-            });
             if !completed && let Err(error) = fs::rename(&journal, &kept) {
                 tracing::error!("{}: the ledger can't be kept: {error}", journal.display());
                 return;
@@ -274,13 +278,17 @@ impl Engine {
     pub fn remove_directory(&self, path: &[String]) -> Result<(), ImportError> {
         self.check_remove_directory(path)?;
         let Some(session) = self.session(path) else { return Ok(()) };
-        session.lock().removed = true;
+        let completed = {
+            let mut inner = session.lock();
+            inner.removed = true;
+            let imported = matches!(&inner.state, State::Receiving(all) if all.imported.is_some());
+            imported || inner.ledger.is_empty()
+        };
         session.record(&Record::SessionRemoved)?;
         self.lock().remove(&folded(path));
         let cache = session.cache.clone();
         drop(session);
-        // The journal is locked while any directory handle keeps the session; the next start clears it then.
-        self.clear_cache(&cache);
+        self.clear_cache(&cache, completed);
         Ok(())
     }
 

@@ -223,7 +223,13 @@ impl Session {
                 kind if kind.is_own() => {
                     if name.ends_with(".err") {
                         let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                        inner.cfg_errors = text.lines().map(str::to_owned).collect();
+                        let lines =
+                            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+                        // With data there the old CFG goes on, as it did before the restart.
+                        match &inner.state {
+                            State::Receiving(all) if all.has_data() => inner.faults = lines,
+                            _ => inner.cfg_errors = lines,
+                        }
                     }
                     self.insert_file(&mut inner, &name, &entry.path(), Content::Own)?;
                 }
