@@ -154,15 +154,15 @@ impl DirectoryFile {
         let (source, old) = self.locate()?;
         let (target, new) = parent_of(&self.volume, &to.components)?;
         if let Some(existing) = self.volume.index.find(&target, new)? {
+            let dos = Dos::load_at(target.as_raw_fd(), &existing.name, &existing.stat);
             if !replace {
                 return Err(Status::OBJECT_NAME_COLLISION);
             }
-            if attributes::is_directory(&existing.stat) || key_of(&existing.stat) == self.key {
+            let own = key_of(&existing.stat) == self.key;
+            if own || attributes::is_directory(&existing.stat) || dos.attributes & READONLY != 0 {
                 return Err(Status::ACCESS_DENIED);
             }
-            let change = self.volume.index.before_change(&target)?;
-            rustix::fs::unlinkat(&target, &existing.name, AtFlags::empty()).map_err(status)?;
-            change.done(&target, None, Some(&existing.name));
+            return link_over((&source, &old), &target, &existing.name);
         }
         let change = self.volume.index.before_change(&target)?;
         rustix::fs::linkat(&source, &old, &target, new, AtFlags::empty()).map_err(status)?;
@@ -206,4 +206,17 @@ impl DirectoryFile {
         change.done(&directory, None, Some(&name));
         Ok(())
     }
+}
+
+/// Replaces `existing` by another name of the file `from` in one step: a failure leaves it as it was.
+fn link_over(from: (&OwnedFd, &str), target: &OwnedFd, existing: &str) -> Result<(), Status> {
+    let passing = format!(".importfs-link-{}", uuid::Uuid::new_v4().simple());
+    rustix::fs::linkat(from.0, from.1, target, &passing, AtFlags::empty()).map_err(status)?;
+    let renamed = rustix::fs::renameat(target, &passing, target, existing).map_err(status);
+    if renamed.is_err()
+        && let Err(error) = rustix::fs::unlinkat(target, &passing, AtFlags::empty())
+    {
+        tracing::warn!(name = passing, %error, "a passing link could not be removed again");
+    }
+    renamed
 }

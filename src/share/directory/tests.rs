@@ -302,6 +302,21 @@ fn renames_follow_the_open_and_respect_the_target() {
 }
 
 #[test]
+fn links_share_the_file_and_replace_only_when_told() {
+    let f = Fixture::new();
+    let (file, other) = (f.create("a"), f.create("B"));
+    file.write_at(b"a", 0, false).unwrap();
+    assert_eq!(file.link(&path("b"), false), Err(Status::OBJECT_NAME_COLLISION));
+    file.link(&path("b"), true).unwrap();
+    file.link(&path("c"), false).unwrap();
+    assert_eq!(std::fs::read(f.on_disk("B")).unwrap(), b"a");
+    assert_eq!(file.metadata().unwrap().links, 3);
+    assert_eq!(std::fs::read_dir(f.directory.path()).unwrap().count(), 3, "nothing passing stays");
+    other.delete().unwrap();
+    assert!(f.on_disk("B").exists(), "the name leads to another file now");
+}
+
+#[test]
 fn sparse_ranges_and_zeroing() {
     const BLOCK: u64 = 65_536;
     let f = Fixture::new();
