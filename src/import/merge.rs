@@ -117,7 +117,7 @@ impl ImportFile {
                 let disk = number as u32;
                 self.session.record(&Record::ExtentComplete { disk })?;
                 // What its checksummed END! record vouches for stands for the file: it is merged, not kept.
-                let digest = digest(format!("{:?} {target}", summary).as_bytes());
+                let digest = digest(format!("{summary:?} {target}").as_bytes());
                 self.session.record(&Record::PancbtMerged { disk, index, digest, target })
             }
             outcome => {

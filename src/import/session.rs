@@ -221,7 +221,7 @@ impl Session {
             let cfg = inner.state.cfg().cloned();
             match classify(&name, cfg.as_ref()).kind {
                 kind if kind.is_own() => {
-                    if name.ends_with(".err") {
+                    if Path::new(&name).extension().is_some_and(|e| e.eq_ignore_ascii_case("err")) {
                         let text = fs::read_to_string(entry.path()).unwrap_or_default();
                         let lines =
                             text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
@@ -234,7 +234,7 @@ impl Session {
                     self.insert_file(&mut inner, &name, &entry.path(), Content::Own)?;
                 }
                 kind => {
-                    self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?
+                    self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?;
                 }
             }
         }

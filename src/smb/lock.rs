@@ -159,10 +159,10 @@ impl LockList {
             let barred = if write { !own || !held.exclusive } else { !own && held.exclusive };
             barred && held.range.meets(range)
         };
-        match length > 0 && self.locks.iter().any(bars) {
-            true => Err(Status::FILE_LOCK_CONFLICT),
-            false => Ok(()),
+        if length > 0 && self.locks.iter().any(bars) {
+            return Err(Status::FILE_LOCK_CONFLICT);
         }
+        Ok(())
     }
 }
 
@@ -191,7 +191,7 @@ impl Sequences {
     /// LockSequenceIndex and LockSequenceNumber (2.2.26); `None` for an index that is not checked.
     fn split(sequence: u32) -> Option<(usize, u8)> {
         let index = (sequence >> 4) as usize;
-        (1..=SEQUENCES).contains(&index).then_some((index - 1, (sequence & 0xF) as u8))
+        (1..=SEQUENCES).contains(&index).then(|| (index - 1, (sequence & 0xF) as u8))
     }
 
     /// Whether this LOCK was already done; if not, its bucket is emptied until it is (3.3.5.14).
