@@ -16,6 +16,7 @@ pub mod frame;
 pub mod fscc;
 pub mod header;
 pub mod msg;
+pub mod rpc;
 pub mod status;
 pub mod utf16;
 
