@@ -292,6 +292,20 @@ impl OpenTable {
         }
     }
 
+    /// Closes what a lost connection, a logoff or a tree disconnect leaves open: all of a session, or of one of its trees
+    /// (MS-SMB2 3.3.5.6, 3.3.5.8, 3.3.7.1). Gives the opens, so that who waits for them can be woken.
+    pub fn close_all(&self, session_id: u64, tree_id: Option<u32>, clean: bool) -> Vec<Arc<Open>> {
+        let opens = self.select(|open| {
+            open.session_id == session_id && tree_id.is_none_or(|tree_id| open.tree_id == tree_id)
+        });
+        for open in &opens {
+            if let Err(status) = self.close(open, clean) {
+                tracing::debug!(%status, file = ?open.file.path().components, "closing an open that was left");
+            }
+        }
+        opens
+    }
+
     /// Every open that `which` picks. For teardown and renames of directories: it walks the whole table.
     pub fn select(&self, which: impl Fn(&Open) -> bool) -> Vec<Arc<Open>> {
         let mut found = Vec::new();

@@ -1,0 +1,31 @@
+//! CLOSE (MS-SMB2 3.3.5.10).
+
+use smb_proto::msg::close as wire;
+
+use super::{open_of, wire_attributes};
+use crate::smb::request::{Outcome, Reply, Request, WakeKey};
+
+/// Handles a CLOSE. The share's own close status goes to the client: an import tells its late errors so.
+pub fn handle(request: &mut Request<'_>) -> Outcome {
+    let message = wire::Request::decode(request.message)?;
+    let open = open_of(request, message.file_id)?;
+    let metadata = match message.flags & wire::FLAG_POSTQUERY_ATTRIB {
+        0 => None,
+        _ => open.file.metadata().ok(),
+    };
+    let closed = request.server.opens.close(&open, true);
+    request.server.wake(&WakeKey::Open(open.id.volatile));
+    request.server.wake(&WakeKey::File(open.entry.key.clone()));
+    closed?;
+    let response = metadata.map_or_else(wire::Response::default, |metadata| wire::Response {
+        flags: wire::FLAG_POSTQUERY_ATTRIB,
+        creation_time: metadata.created.0,
+        last_access_time: metadata.accessed.0,
+        last_write_time: metadata.written.0,
+        change_time: metadata.changed.0,
+        allocation_size: metadata.allocation,
+        end_of_file: metadata.size,
+        file_attributes: wire_attributes(&metadata),
+    });
+    Ok(Reply::success(|out| response.encode(out)))
+}

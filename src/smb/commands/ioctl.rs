@@ -1,0 +1,107 @@
+//! IOCTL (MS-SMB2 3.3.5.15): the control codes that file servers are asked for.
+
+use smb_proto::Status;
+use smb_proto::fscc::access;
+use smb_proto::fscc::fsctl::{self, code};
+use smb_proto::msg::FileId;
+use smb_proto::msg::ioctl::{self as wire, validate_negotiate};
+
+use super::open_of;
+use crate::smb::request::{Failure, Outcome, Reply, Request};
+use crate::smb::server::{PAYLOAD_BYTES_MAX, ShareKind};
+
+/// Ranges in one answer to QUERY_ALLOCATED_RANGES: 64 KiB of them.
+const RANGES_MAX: usize = 4096;
+
+/// Handles an IOCTL.
+pub fn handle(request: &mut Request<'_>) -> Outcome {
+    let message = wire::Request::decode(request.message)?;
+    if message.flags & wire::FLAG_IS_FSCTL == 0 {
+        return Err(Status::NOT_SUPPORTED.into());
+    }
+    if message.max_output_response.max(message.max_input_response) > PAYLOAD_BYTES_MAX {
+        return Err(Status::INVALID_PARAMETER.into());
+    }
+    let (status, output) = match message.ctl_code {
+        code::VALIDATE_NEGOTIATE_INFO => (Status::SUCCESS, validate(request, &message)?),
+        // No DFS here (3.3.5.15.2).
+        code::DFS_GET_REFERRALS | code::DFS_GET_REFERRALS_EX => return Err(Status::FS_DRIVER_REQUIRED.into()),
+        code::QUERY_NETWORK_INTERFACE_INFO => return Err(Status::NOT_SUPPORTED.into()),
+        code::PIPE_WAIT if request.tree.entry.kind == ShareKind::Pipe => (Status::SUCCESS, Vec::new()),
+        code::PIPE_TRANSCEIVE => transceive(request, &message)?,
+        code::SET_SPARSE | code::SET_ZERO_DATA => (Status::SUCCESS, sparse(request, &message)?),
+        code::QUERY_ALLOCATED_RANGES => allocated_ranges(request, &message)?,
+        _ => {
+            if message.file_id != FileId::ANY {
+                open_of(request, message.file_id)?;
+            }
+            return Err(Status::INVALID_DEVICE_REQUEST.into());
+        }
+    };
+    let file_id = request.resolve(message.file_id);
+    let response = wire::Response { ctl_code: message.ctl_code, file_id, output: &output };
+    Ok(Reply::with_status(status, |out| response.encode(out)))
+}
+
+/// FSCTL_VALIDATE_NEGOTIATE_INFO (3.3.5.15.12): any difference cuts the connection.
+fn validate(request: &Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
+    let input = validate_negotiate::Request::decode(message.input).map_err(|_| Failure::Disconnect)?;
+    let output = request.connection.validate_negotiate(&input).ok_or(Failure::Disconnect)?;
+    match output.len() <= message.max_output_response as usize {
+        true => Ok(output),
+        false => Err(Failure::Disconnect),
+    }
+}
+
+/// FSCTL_PIPE_TRANSCEIVE (3.3.5.15.10): a write and the read of its answer. What the client has no room for stays in the pipe for
+/// READ: BUFFER_OVERFLOW.
+fn transceive(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<(Status, Vec<u8>), Failure> {
+    let open = open_of(request, message.file_id)?;
+    if request.tree.entry.kind != ShareKind::Pipe {
+        return Err(Status::INVALID_DEVICE_REQUEST.into());
+    }
+    open.file.write_at(message.input, 0, false)?;
+    let mut output = vec![0; message.max_output_response as usize];
+    let count = open.file.read_at(&mut output, 0)?;
+    output.truncate(count);
+    let more = open.file.metadata().is_ok_and(|metadata| metadata.size > 0);
+    Ok((if more { Status::BUFFER_OVERFLOW } else { Status::SUCCESS }, output))
+}
+
+/// FSCTL_SET_SPARSE (MS-FSA 2.1.5.9.34) and FSCTL_SET_ZERO_DATA (2.1.5.9.37).
+fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
+    let open = open_of(request, message.file_id)?;
+    if open.file.is_directory() {
+        return Err(Status::INVALID_PARAMETER.into());
+    }
+    if message.ctl_code == code::SET_SPARSE {
+        open.require(access::WRITE_DATA | access::WRITE_ATTRIBUTES)?;
+        open.file.set_sparse(fsctl::decode_set_sparse(message.input))?;
+        return Ok(Vec::new());
+    }
+    open.require(access::WRITE_DATA)?;
+    let range = fsctl::decode_zero_data(message.input)?;
+    open.entry.check_io(open.id.volatile, range.offset, range.length, true)?;
+    open.file.zero_range(range.offset, range.offset + range.length)?;
+    Ok(Vec::new())
+}
+
+/// FSCTL_QUERY_ALLOCATED_RANGES (MS-FSA 2.1.5.9.21).
+fn allocated_ranges(
+    request: &mut Request<'_>,
+    message: &wire::Request<'_>,
+) -> Result<(Status, Vec<u8>), Failure> {
+    let open = open_of(request, message.file_id)?;
+    open.require(access::READ_DATA)?;
+    let asked = fsctl::decode_allocated_ranges(message.input)?;
+    let room = message.max_output_response as usize;
+    let end = asked.offset + asked.length;
+    let (ranges, more) = open.file.allocated_ranges(asked.offset, end, RANGES_MAX)?;
+    if room < 16 && !ranges.is_empty() {
+        return Err(Status::BUFFER_TOO_SMALL.into());
+    }
+    let ranges: Vec<_> = ranges.into_iter().map(|(offset, length)| fsctl::Range { offset, length }).collect();
+    let mut output = Vec::new();
+    let all = fsctl::encode_allocated_ranges(&ranges, room, &mut output);
+    Ok((if all && !more { Status::SUCCESS } else { Status::BUFFER_OVERFLOW }, output))
+}

@@ -1,0 +1,159 @@
+//! SET_INFO (MS-SMB2 3.3.5.21): of a file (MS-FSA 2.1.5.14) or its security.
+
+use smb_proto::Status;
+use smb_proto::fscc::security::part;
+use smb_proto::fscc::set::{self, Set, Target};
+use smb_proto::fscc::{access, attributes, ea, info};
+use smb_proto::msg::query_info::info_type;
+use smb_proto::msg::set_info as wire;
+
+use super::open_of;
+use crate::smb::name;
+use crate::smb::open::{Open, OpenTable, locked};
+use crate::smb::request::{Failure, Outcome, Reply, Request, WakeKey};
+use crate::smb::share::{BasicChange, FileKey, FileTime, OpenGate, Refusal};
+
+/// Attributes that FileBasicInformation may set (MS-FSCC 2.6); the others follow from what a file is.
+const ATTRIBUTES_SETTABLE: u32 = attributes::READONLY
+    | attributes::HIDDEN
+    | attributes::SYSTEM
+    | attributes::ARCHIVE
+    | attributes::TEMPORARY
+    | attributes::OFFLINE
+    | attributes::NOT_CONTENT_INDEXED;
+/// Mode bits that may be set (MS-FSCC 2.4.31).
+const MODE_SETTABLE: u32 = 0x0000_003E;
+
+/// Handles a SET_INFO.
+pub fn handle(request: &mut Request<'_>) -> Outcome {
+    let message = wire::Request::decode(request.message)?;
+    let open = open_of(request, message.file_id)?;
+    match message.info_type {
+        info_type::FILE => {
+            let set =
+                Set::decode(message.info_class, message.data).map_err(|_| Status::INFO_LENGTH_MISMATCH)?;
+            file(request, &open, &set)?;
+        }
+        info_type::SECURITY => security(&open, message.additional_information, message.data)?,
+        info_type::FILESYSTEM | info_type::QUOTA => return Err(Status::NOT_SUPPORTED.into()),
+        _ => return Err(Status::INVALID_PARAMETER.into()),
+    }
+    Ok(Reply::success(|out| wire::Response.encode(out)))
+}
+
+fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure> {
+    match *set {
+        Set::Basic(new) => {
+            open.require(access::WRITE_ATTRIBUTES)?;
+            open.file.set_basic(&basic_change(&new, open.file.is_directory())?)?;
+        }
+        Set::Rename(target) => rename(request, open, &target)?,
+        Set::Link(target) => {
+            let to = name::parse_target(target.name)?;
+            open.file.link(&to, target.flags & set::RENAME_REPLACE_IF_EXISTS != 0)?;
+        }
+        Set::Disposition(flags) => {
+            open.require(access::DELETE)?;
+            let delete = flags & set::DISPOSITION_DELETE != 0;
+            if delete {
+                open.file.check_delete()?;
+            }
+            open.entry.set_delete_pending(delete);
+        }
+        Set::Position(position) => locked(&open.state).position = position,
+        Set::Mode(mode) if mode & !MODE_SETTABLE != 0 => return Err(Status::INVALID_PARAMETER.into()),
+        Set::Mode(mode) => locked(&open.state).mode = mode,
+        Set::Allocation(size) => {
+            sizeable(open, size)?;
+            open.file.set_allocation(size)?;
+        }
+        Set::EndOfFile(size) => {
+            sizeable(open, size)?;
+            open.file.set_end_of_file(size)?;
+        }
+        // Needs a privilege that no client of ours has (MS-FSA 2.1.5.14.14).
+        Set::ValidDataLength(_) => return Err(Status::PRIVILEGE_NOT_HELD.into()),
+        Set::FullEa(data) => {
+            open.require(access::WRITE_EA)?;
+            let list = ea::decode(data)?;
+            let list: Vec<_> = list
+                .iter()
+                .map(|ea| (String::from_utf8_lossy(ea.name).into_owned(), ea.value.to_vec()))
+                .collect();
+            open.file.set_extended_attributes(&list)?;
+        }
+        Set::Unknown(_) => return Err(Status::INVALID_INFO_CLASS.into()),
+    }
+    Ok(())
+}
+
+/// FileBasicInformation (MS-FSA 2.1.5.14.2): 0, -1 and -2 leave a time alone (the last two also steer its automatic updates,
+/// which the share's file system does as it likes); any other negative time is refused.
+fn basic_change(new: &info::Basic, directory: bool) -> Result<BasicChange, Status> {
+    let time = |value: u64| match value as i64 {
+        0 | -1 | -2 => Ok(None),
+        time if time < 0 => Err(Status::INVALID_PARAMETER),
+        _ => Ok(Some(FileTime(value))),
+    };
+    if new.attributes & attributes::DIRECTORY != 0 && !directory {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    if new.attributes & attributes::TEMPORARY != 0 && directory {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    Ok(BasicChange {
+        attributes: (new.attributes != 0).then_some(new.attributes & ATTRIBUTES_SETTABLE),
+        created: time(new.creation_time)?,
+        accessed: time(new.last_access_time)?,
+        written: time(new.last_write_time)?,
+        changed: time(new.change_time)?,
+    })
+}
+
+/// Who may change a file's size, and to what (MS-FSA 2.1.5.14.1, 2.1.5.14.4).
+fn sizeable(open: &Open, size: u64) -> Result<(), Status> {
+    open.require(access::WRITE_DATA)?;
+    match i64::try_from(size) {
+        Ok(_) if !open.file.is_directory() => Ok(()),
+        _ => Err(Status::INVALID_PARAMETER),
+    }
+}
+
+/// What a rename would replace must not be open (MS-FSA 2.1.5.14.11).
+struct RenameGate<'t>(&'t OpenTable);
+
+impl OpenGate for RenameGate<'_> {
+    fn admit(&mut self, key: &FileKey, _existed: bool, _granted: u32) -> Result<(), Refusal> {
+        if self.0.is_open(key) { Err(Status::ACCESS_DENIED.into()) } else { Ok(()) }
+    }
+}
+
+/// FileRenameInformation (MS-FSA 2.1.5.14.11).
+fn rename(request: &Request<'_>, open: &Open, target: &Target<'_>) -> Result<(), Failure> {
+    open.require(access::DELETE)?;
+    if target.root_directory != 0 {
+        return Err(Status::INVALID_PARAMETER.into());
+    }
+    let to = name::parse_target(target.name)?;
+    let opens = &request.server.opens;
+    if open.file.is_directory() && opens.is_open_below(open.entry.key.volume, &open.file.path()) {
+        return Err(Status::ACCESS_DENIED.into());
+    }
+    let replace = target.flags & set::RENAME_REPLACE_IF_EXISTS != 0;
+    open.file
+        .rename(&to, replace, &mut RenameGate(opens))
+        .map_err(|refusal| Failure::from_refusal(refusal, WakeKey::File(open.entry.key.clone()), None))
+}
+
+/// The security descriptor (3.3.5.21.3): each part needs its own access.
+fn security(open: &Open, parts: u32, descriptor: &[u8]) -> Result<(), Status> {
+    let needs = [
+        (part::OWNER | part::GROUP | part::LABEL, access::WRITE_OWNER),
+        (part::DACL, access::WRITE_DAC),
+        (part::SACL, access::ACCESS_SYSTEM_SECURITY),
+    ];
+    for (_, needed) in needs.iter().filter(|(which, _)| parts & which != 0) {
+        open.require(*needed)?;
+    }
+    open.file.set_security(parts, descriptor)
+}

@@ -1,0 +1,36 @@
+//! WRITE (MS-SMB2 3.3.5.13): the payload goes to the share as a slice of the frame that it came in.
+
+use smb_proto::Status;
+use smb_proto::fscc::access;
+use smb_proto::msg::create::options;
+use smb_proto::msg::write as wire;
+
+use super::open_of;
+use crate::smb::request::{Outcome, Reply, Request};
+use crate::smb::server::PAYLOAD_BYTES_MAX;
+
+/// Handles a WRITE.
+pub fn handle(request: &mut Request<'_>) -> Outcome {
+    let message = wire::Request::decode(request.message)?;
+    let open = open_of(request, message.file_id)?;
+    if open.file.is_directory() {
+        return Err(Status::INVALID_DEVICE_REQUEST.into());
+    }
+    open.require(access::WRITE_DATA | access::APPEND_DATA)?;
+    let length = message.data.len() as u64;
+    let end = message.offset.checked_add(length);
+    if length > PAYLOAD_BYTES_MAX.into()
+        || message.channel != 0
+        || end.is_none_or(|end| i64::try_from(end).is_err())
+    {
+        return Err(Status::INVALID_PARAMETER.into());
+    }
+    open.entry.check_io(open.id.volatile, message.offset, length, true)?;
+    if length > 0 {
+        let through =
+            message.flags & wire::FLAG_WRITE_THROUGH != 0 || open.options & options::WRITE_THROUGH != 0;
+        open.file.write_at(message.data, message.offset, through)?;
+    }
+    let response = wire::Response { count: length as u32 };
+    Ok(Reply::success(|out| response.encode(out)))
+}
