@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::config::Config;
 
 mod pancbt;
+mod serve;
 mod user;
 
 /// An SMB server whose share restores VMware virtual machines.
@@ -22,6 +23,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the shares.
+    Serve(serve::Serve),
     /// Make, show, verify and apply differential files.
     #[command(subcommand)]
     Pancbt(pancbt::Command),
@@ -64,6 +67,7 @@ fn load_config(file: Option<&Path>, data_dir: Option<&Path>) -> Result<Config, F
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Serve(options) => serve::run(&options),
         Command::Pancbt(command) => pancbt::run(command),
         Command::User(command) => user::run(command),
     };

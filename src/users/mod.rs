@@ -63,6 +63,9 @@ pub enum UsersError {
     /// The password is too short.
     #[error("the password has fewer than {PASSWORD_CHARS_MIN} characters")]
     ShortPassword,
+    /// The system gives no random numbers.
+    #[error("no random numbers for a password: {0}")]
+    Random(String),
     /// It is there already.
     #[error("account '{0}' exists already; change its password with: importfs user passwd {0}")]
     Exists(String),

@@ -1,6 +1,6 @@
 //! Control codes of IOCTL and their structures (MS-FSCC 2.3, MS-SMB2 2.2.31, 2.2.32).
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use crate::codec::{DecodeError, Put, Reader};
 use crate::utf16::Utf16;

@@ -1,0 +1,255 @@
+//! `importfs serve`: wires configuration, engine, shares and server together, and runs them until a signal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, load_config};
+use crate::config::{Config, Encryption, HypervisorConfig, ShareConfig, ShareKind, Signing};
+use crate::datastore::DirectoryDatastore;
+use crate::disk::Options;
+use crate::import::engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
+use crate::share::directory::DirectoryShare;
+use crate::share::import::ImportShare;
+use crate::smb::server::{self, Server, Settings, ShareEntry};
+use crate::smb::share::Share;
+use crate::smb::transport;
+use crate::users::{Users, UsersError};
+
+/// The account that the embedded default makes.
+const DEFAULT_USER: &str = "import";
+/// Characters of a generated password: 20 of 32 are 100 bits.
+const PASSWORD_CHARS: usize = 20;
+/// What passwords are made of: 32 characters that are not mistaken for each other.
+const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+/// How long connections have to end after a signal before the process leaves.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Where and how to run.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The configuration file; without it, the embedded default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sessions, journal and accounts.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The address to listen on, instead of the configuration's.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// How the log is written to stderr; IMPORTFS_LOG sets what is logged.
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// A line for people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+pub(super) fn run(options: &Serve) -> Result<(), Failure> {
+    start_log(options.log_format);
+    let mut config = load_config(options.config.as_deref(), options.data_dir.as_deref())?;
+    if let Some(address) = options.listen {
+        config.server.listen = vec![address];
+    }
+    let data_dir = config.server.data_dir.clone();
+    create_private(&data_dir).map_err(|e| Failure::file(&data_dir, e))?;
+    let users = Arc::new(Users::open(&data_dir).map_err(|e| Failure::Usage(e.to_string()))?);
+    let first_password = match options.config {
+        Some(_) => None,
+        None => first_user(&users).map_err(|e| Failure::Usage(e.to_string()))?,
+    };
+    let server = Server::new(settings(&config, users)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::Usage(format!("the runtime does not start: {e}")))?;
+    let outcome = runtime.block_on(listen(&config, server, first_password.as_deref()));
+    runtime.shutdown_timeout(SHUTDOWN);
+    outcome
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("IMPORTFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Human => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Makes a directory that only its owner can enter: the accounts and half-restored disks' maps are in it.
+fn create_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Without any account nobody could log in: makes one, and returns its password.
+fn first_user(users: &Users) -> Result<Option<String>, UsersError> {
+    if !users.names()?.is_empty() {
+        return Ok(None);
+    }
+    let mut random = [0; PASSWORD_CHARS];
+    getrandom::fill(&mut random).map_err(|e| UsersError::Random(e.to_string()))?;
+    let password: String = random.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
+    users.add(DEFAULT_USER, &password)?;
+    Ok(Some(password))
+}
+
+/// The accounts as the server asks for them.
+struct Accounts(Arc<Users>);
+
+impl server::Users for Accounts {
+    fn nt_hash(&self, account: &str) -> Option<[u8; 16]> {
+        self.0.nt_hash(account).unwrap_or_else(|problem| {
+            error!(%problem, "the accounts can't be read: every login is refused");
+            None
+        })
+    }
+}
+
+fn settings(config: &Config, users: Arc<Users>) -> Result<Settings, Failure> {
+    let mut shares = Vec::new();
+    for share in &config.shares {
+        shares.push(Arc::new(ShareEntry {
+            name: share.name.clone(),
+            comment: share.comment.clone(),
+            kind: server::ShareKind::Disk,
+            share: open_share(config, share)?,
+            encrypt: share.encryption == Some(Encryption::Required),
+            users: share.users.iter().flatten().map(|user| user.to_lowercase()).collect(),
+        }));
+    }
+    let guid = server_guid(&config.server.data_dir)?;
+    Ok(Settings {
+        name: config.server.name.clone(),
+        guid,
+        min_dialect: config.smb.min_dialect as u16,
+        max_dialect: config.smb.max_dialect as u16,
+        signing_required: config.smb.signing == Signing::Required,
+        encryption: match config.smb.encryption {
+            Encryption::Off => server::Encryption::Off,
+            Encryption::Desired => server::Encryption::Desired,
+            Encryption::Required => server::Encryption::Required,
+        },
+        shares,
+        users: Arc::new(Accounts(users)),
+    })
+}
+
+/// The ServerGuid, kept in the data directory: clients recognise the server by it after a restart.
+fn server_guid(data_dir: &Path) -> Result<[u8; 16], Failure> {
+    let path = data_dir.join("server-guid");
+    let known = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<uuid::Uuid>().ok());
+    if let Some(guid) = known {
+        return Ok(guid.into_bytes());
+    }
+    let guid = uuid::Uuid::new_v4();
+    std::fs::write(&path, format!("{guid}\n")).map_err(|e| Failure::file(&path, e))?;
+    Ok(guid.into_bytes())
+}
+
+fn open_share(config: &Config, share: &ShareConfig) -> Result<Arc<dyn Share>, Failure> {
+    match (share.kind, &share.path) {
+        (ShareKind::Directory, Some(path)) => {
+            let opened = DirectoryShare::open(path, &share.name);
+            Ok(Arc::new(opened.map_err(|e| Failure::file(path, e))?))
+        }
+        (ShareKind::Directory, None) => Err(Failure::Usage(format!("share '{}' has no path", share.name))),
+        (ShareKind::Import, _) => Ok(Arc::new(ImportShare::new(Arc::new(engine(config)?), &share.name))),
+    }
+}
+
+/// The import engine of a configuration. Replays the journals of all sessions.
+fn engine(config: &Config) -> Result<Engine, Failure> {
+    let mut hypervisors = Vec::new();
+    for hypervisor in &config.hypervisors {
+        hypervisors.push(Hypervisor {
+            name: hypervisor.name.clone(),
+            aliases: hypervisor.aliases.clone(),
+            datastores: datastores(hypervisor)?,
+        });
+    }
+    let settings = EngineSettings {
+        data_dir: config.server.data_dir.clone(),
+        hypervisors,
+        disk_options: Options {
+            grain: config.import.skip_grain,
+            keep_alive: Duration::from_secs(config.import.keep_alive_seconds),
+            ..Options::default()
+        },
+        max_sessions: config.import.max_sessions,
+    };
+    Engine::new(settings).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+fn datastores(hypervisor: &HypervisorConfig) -> Result<Vec<DatastoreEntry>, Failure> {
+    let open = |store: &crate::config::DatastoreConfig| {
+        // The embedded default's datastore is made on the first start; a configured one is made by nobody but its
+        // administrator, because an unmounted NFS path would fill the root file system.
+        if store.path.starts_with(super::DEFAULT_DATA_DIR) {
+            std::fs::create_dir_all(&store.path).map_err(|e| Failure::file(&store.path, e))?;
+        }
+        let driver = DirectoryDatastore::open(&store.path).map_err(|e| Failure::file(&store.path, e))?;
+        Ok(DatastoreEntry { name: store.name.clone(), uuid: store.uuid.clone(), store: Arc::new(driver) })
+    };
+    hypervisor.datastores.iter().map(open).collect()
+}
+
+async fn listen(config: &Config, server: Arc<Server>, password: Option<&str>) -> Result<(), Failure> {
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = Vec::new();
+    let mut port = 0;
+    for address in &config.server.listen {
+        let failed = |error| Failure::Usage(format!("server.listen: {address}: {error}"));
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        port = address.port();
+        info!(%address, "listening");
+        tasks.push(tokio::spawn(transport::serve(listener, Arc::clone(&server), stopped.clone())));
+    }
+    if let Some(share) = config.shares.first() {
+        greet(port, &share.name, password);
+    }
+    wait_for_signal().await.map_err(|e| Failure::Usage(format!("signals can't be received: {e}")))?;
+    info!("stopping");
+    let _ = stop.send(true); // nobody listens if every task has ended already
+    for task in tasks {
+        let _ = tokio::time::timeout(SHUTDOWN, task).await;
+    }
+    Ok(())
+}
+
+async fn wait_for_signal() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Lines to paste into the three clients that people have.
+fn greet(port: u16, share: &str, password: Option<&str>) {
+    let (user, secret) = (DEFAULT_USER, password.unwrap_or("PASSWORD"));
+    if password.is_some() {
+        println!(
+            "Account '{user}' made, password {secret} (shown this once; importfs user passwd {user} changes it)"
+        );
+    }
+    println!("Connect with:");
+    println!("  smbclient //127.0.0.1/{share} -p {port} -U '{user}%{secret}'");
+    println!("  net use Z: \\\\HOST\\{share} /user:{user} {secret} /tcpport:{port}");
+    println!("  mount -t cifs //HOST/{share} /mnt -o port={port},username={user},password={secret}");
+}
