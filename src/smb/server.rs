@@ -155,7 +155,16 @@ impl Server {
     pub fn remove_session(&self, id: u64) -> Option<Arc<Session>> {
         let session = lock(&self.sessions).remove(&id)?;
         session.end();
+        self.close_opens(id, None);
         Some(session)
+    }
+
+    /// Closes what a session, or one of its trees, has left open, and wakes who waited for those files.
+    pub fn close_opens(&self, session_id: u64, tree_id: Option<u32>) {
+        for open in self.opens.close_all(session_id, tree_id, false) {
+            self.wake(&WakeKey::Open(open.id.volatile));
+            self.wake(&WakeKey::File(open.entry.key.clone()));
+        }
     }
 
     /// The count of wake-ups: read before a handler runs, given to [`Server::wait`] if it wants to wait.
