@@ -47,10 +47,10 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
 fn validate(request: &Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
     let input = validate_negotiate::Request::decode(message.input).map_err(|_| Failure::Disconnect)?;
     let output = request.connection.validate_negotiate(&input).ok_or(Failure::Disconnect)?;
-    match output.len() <= message.max_output_response as usize {
-        true => Ok(output),
-        false => Err(Failure::Disconnect),
+    if output.len() > message.max_output_response as usize {
+        return Err(Failure::Disconnect);
     }
+    Ok(output)
 }
 
 /// FSCTL_PIPE_TRANSCEIVE (3.3.5.15.10): a write and the read of its answer. What the client has no room for stays in the pipe for

@@ -91,7 +91,7 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
 /// which the share's file system does as it likes); any other negative time is refused.
 fn basic_change(new: &info::Basic, directory: bool) -> Result<BasicChange, Status> {
     let time = |value: u64| match value as i64 {
-        0 | -1 | -2 => Ok(None),
+        -2..=0 => Ok(None),
         time if time < 0 => Err(Status::INVALID_PARAMETER),
         _ => Ok(Some(FileTime(value))),
     };
