@@ -81,7 +81,10 @@ pub(super) fn run(options: &Serve) -> Result<(), Failure> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("IMPORTFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),

@@ -31,9 +31,9 @@ const IN_ORDER_MAX: Duration = Duration::from_millis(50);
 /// A client must have logged in by then.
 const LOGIN_MAX: Duration = Duration::from_secs(30);
 /// A session that says nothing for this long has lost its client: Windows sends an ECHO every minute.
-const IDLE_MAX: Duration = Duration::from_secs(15 * 60);
+const IDLE_MAX: Duration = Duration::from_mins(15);
 /// A frame that was begun arrives within this time.
-const FRAME_MAX: Duration = Duration::from_secs(60);
+const FRAME_MAX: Duration = Duration::from_mins(1);
 
 /// 100 ns since 1601-01-01 UTC (MS-DTYP 2.3.3).
 fn now() -> u64 {
