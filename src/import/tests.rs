@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ fn cfg(directory: &str, more: &str) -> String {
          directory = \"{directory}\"\nvmx-name = \"a.vmx\"\n"
     );
     for (number, (name, kind)) in [("a", "thin"), ("b", "thick")].iter().enumerate() {
-        text += &format!(
+        let _ = write!(
+            text,
             "vmdk.{number}.name = \"{name}.vmdk\"\nvmdk.{number}.extent-name = \"{name}-flat.vmdk\"\n\
              vmdk.{number}.dsname = \"ds1\"\nvmdk.{number}.directory = \"{directory}\"\n\
              vmdk.{number}.size = {SIZE}\nvmdk.{number}.type = \"{kind}\"\n"
