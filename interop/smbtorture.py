@@ -33,7 +33,9 @@ def run(server, suite):
     results = {}
     for line in output.decode(errors="replace").splitlines():
         if match := RESULT.match(line):
-            results[f"smb2.{suite}.{match[2]}" if not match[2].startswith("smb2.") else match[2]] = match[1]
+            # A suite of one test names the test like itself.
+            test = f"smb2.{suite}" if match[2] == suite else f"smb2.{suite}.{match[2]}"
+            results[match[2] if match[2].startswith("smb2.") else test] = match[1]
     return results, time.monotonic() - begun
 
 
