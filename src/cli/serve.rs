@@ -4,9 +4,10 @@ use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
+use smb_proto::rpc::{Provider, ShareInfo};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -19,6 +20,7 @@ use crate::disk::Options;
 use crate::import::engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
 use crate::share::directory::DirectoryShare;
 use crate::share::import::ImportShare;
+use crate::share::ipc::IpcShare;
 use crate::smb::server::{self, Server, Settings, ShareEntry};
 use crate::smb::share::Share;
 use crate::smb::transport;
@@ -30,6 +32,11 @@ const DEFAULT_USER: &str = "import";
 const PASSWORD_CHARS: usize = 20;
 /// What passwords are made of: 32 characters that are not mistaken for each other.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+/// What clients show as the server's workgroup: the one that Windows makes, since no domain is joined.
+const WORKGROUP: &str = "WORKGROUP";
+/// Share types that the services tell (MS-SRVS 2.2.2.4): a disk, and pipes as a special share.
+const TYPE_DISK: u32 = 0;
+const TYPE_PIPES: u32 = 0x8000_0003;
 /// How long connections have to end after a signal before the process leaves.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -121,6 +128,54 @@ impl server::Users for Accounts {
     }
 }
 
+/// What the pipes' services tell.
+struct About {
+    name: String,
+    shares: Vec<ShareInfo>,
+}
+
+impl Provider for About {
+    /// All of them, as Windows lists them: who may connect is decided at the connect.
+    fn shares(&self) -> Vec<ShareInfo> {
+        self.shares.clone()
+    }
+
+    fn server_name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn domain(&self) -> String {
+        WORKGROUP.into()
+    }
+
+    fn comment(&self) -> String {
+        "importfs".into()
+    }
+
+    fn now(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// IPC$ beside the shares that are configured.
+fn ipc(config: &Config) -> Arc<ShareEntry> {
+    const NAME: &str = "IPC$";
+    let listed =
+        |name: &str, remark: &str, kind| ShareInfo { name: name.into(), remark: remark.into(), kind };
+    let mut shares: Vec<_> =
+        config.shares.iter().map(|share| listed(&share.name, &share.comment, TYPE_DISK)).collect();
+    shares.push(listed(NAME, "services of this server", TYPE_PIPES));
+    let about = About { name: config.server.name.clone(), shares };
+    Arc::new(ShareEntry {
+        name: NAME.into(),
+        comment: String::new(),
+        kind: server::ShareKind::Pipe,
+        share: Arc::new(IpcShare::new(Arc::new(about))),
+        encrypt: false,
+        users: Vec::new(),
+    })
+}
+
 fn settings(config: &Config, users: Arc<Users>) -> Result<Settings, Failure> {
     let mut shares = Vec::new();
     for share in &config.shares {
@@ -133,6 +188,7 @@ fn settings(config: &Config, users: Arc<Users>) -> Result<Settings, Failure> {
             users: share.users.iter().flatten().map(|user| user.to_lowercase()).collect(),
         }));
     }
+    shares.push(ipc(config));
     let guid = server_guid(&config.server.data_dir)?;
     Ok(Settings {
         name: config.server.name.clone(),

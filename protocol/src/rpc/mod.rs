@@ -6,8 +6,12 @@
 
 pub mod ndr;
 mod service;
+mod srvsvc;
+mod wkssvc;
 
 pub use service::{Provider, ShareInfo};
+
+use std::collections::VecDeque;
 
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -98,7 +102,11 @@ pub struct Pipe {
     fragment: u16,
     input: Vec<u8>,
     partial: Option<Partial>,
-    output: Vec<u8>,
+    /// What waits to be read, a PDU each: a pipe in message mode never gives bytes of two at once.
+    output: VecDeque<Vec<u8>>,
+    /// Bytes of all of `output`, without those of its first PDU that were read.
+    waiting: usize,
+    /// Bytes of the first PDU that were read.
     read: usize,
 }
 
@@ -119,7 +127,8 @@ impl Pipe {
             fragment: FRAGMENT_MAX,
             input: Vec::new(),
             partial: None,
-            output: Vec::new(),
+            output: VecDeque::new(),
+            waiting: 0,
             read: 0,
         }
     }
@@ -147,19 +156,27 @@ impl Pipe {
 
     /// How many bytes wait to be read.
     pub fn available(&self) -> usize {
-        self.output.len() - self.read
+        self.waiting
     }
 
-    /// The next bytes, at most `max`; empty if there is nothing to read.
-    pub fn read(&mut self, max: usize) -> Vec<u8> {
-        let end = self.read + self.available().min(max);
-        let bytes = self.output[self.read..end].to_vec();
-        self.read = end;
-        if self.read == self.output.len() {
-            self.output.clear();
+    /// How many bytes are left of a message that was read in part.
+    pub fn left_of_message(&self) -> usize {
+        if self.read == 0 { 0 } else { self.output.front().map_or(0, |pdu| pdu.len() - self.read) }
+    }
+
+    /// Fills `buffer` with the next bytes of one message; 0 if there is nothing to read.
+    pub fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let Some(pdu) = self.output.front() else { return 0 };
+        let rest = &pdu[self.read..];
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.read += count;
+        self.waiting -= count;
+        if self.read == pdu.len() {
+            self.output.pop_front();
             self.read = 0;
         }
-        bytes
+        count
     }
 
     fn handle(&mut self, pdu: &Pdu<'_>, provider: &dyn Provider) -> Result<(), DecodeError> {
@@ -292,12 +309,15 @@ impl Pipe {
     }
 
     fn send(&mut self, kind: u8, flags: u8, call: u32, body: &[u8]) {
-        self.output.put_slice(&[5, 0, kind, flags]);
-        self.output.put_u32(0x10); // little-endian, ASCII, IEEE
-        self.output.put_u16((HEADER_LEN + body.len()) as u16);
-        self.output.put_u16(0);
-        self.output.put_u32(call);
-        self.output.put_slice(body);
+        let mut pdu = Vec::with_capacity(HEADER_LEN + body.len());
+        pdu.put_slice(&[5, 0, kind, flags]);
+        pdu.put_u32(0x10); // little-endian, ASCII, IEEE
+        pdu.put_u16((HEADER_LEN + body.len()) as u16);
+        pdu.put_u16(0);
+        pdu.put_u32(call);
+        pdu.put_slice(body);
+        self.waiting += pdu.len();
+        self.output.push_back(pdu);
     }
 }
 

@@ -76,11 +76,17 @@ impl Encoder {
     /// Writes what the pointers so far lead to, in their order.
     pub fn flush(&mut self) {
         for text in std::mem::take(&mut self.deferred) {
-            let units = utf16::len(&text) as u32 / 2 + 1;
-            [units, 0, units].into_iter().for_each(|count| self.u32(count));
-            utf16::put(&mut self.out, &text);
-            self.out.put_u16(0);
+            self.u32(utf16::len(&text) as u32 / 2 + 1);
+            self.fixed_string(&text);
         }
+    }
+
+    /// A string of a fixed array (`[string] wchar_t name[n]`): offset, actual count, then the characters with their NUL.
+    pub fn fixed_string(&mut self, text: &str) {
+        let units = utf16::len(text) as u32 / 2 + 1;
+        [0, units].into_iter().for_each(|count| self.u32(count));
+        utf16::put(&mut self.out, text);
+        self.out.put_u16(0);
     }
 
     /// The bytes, after a last [`Encoder::flush`].

@@ -60,6 +60,8 @@ fn transceive(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<
     if request.tree.entry.kind != ShareKind::Pipe {
         return Err(Status::INVALID_DEVICE_REQUEST.into());
     }
+    open.require(access::READ_DATA)?;
+    open.require(access::WRITE_DATA | access::APPEND_DATA)?;
     open.file.write_at(message.input, 0, false)?;
     let mut output = vec![0; message.max_output_response as usize];
     let count = open.file.read_at(&mut output, 0)?;

@@ -5,8 +5,8 @@ use smb_proto::fscc::access;
 use smb_proto::msg::read as wire;
 
 use super::open_of;
-use crate::smb::request::{Outcome, Reply, Request};
-use crate::smb::server::PAYLOAD_BYTES_MAX;
+use crate::smb::request::{Failure, Outcome, Reply, Request, WakeKey};
+use crate::smb::server::{PAYLOAD_BYTES_MAX, ShareKind};
 
 /// Handles a READ.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
@@ -25,10 +25,19 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     }
     open.entry.check_io(open.id.volatile, message.offset, message.length.into(), false)?;
     let mut payload = request.server.pool.take_payload(message.length as usize);
-    let count = open.file.read_at(payload.bytes_mut(), message.offset)?;
+    let count = match open.file.read_at(payload.bytes_mut(), message.offset) {
+        // A pipe's READ waits until there is something (3.3.5.12): a WRITE to it wakes it, or its close.
+        Err(Status::PIPE_EMPTY) => {
+            return Err(Failure::Park { key: WakeKey::Open(open.id.volatile), timeout: None });
+        }
+        read => read?,
+    };
     if count < message.minimum_count as usize || (count == 0 && message.length > 0) {
         return Err(Status::END_OF_FILE.into());
     }
     payload.set_payload_len(count);
-    Ok(Reply::Data { status: Status::SUCCESS, payload })
+    let pipe = request.tree.entry.kind == ShareKind::Pipe;
+    let partial = pipe && open.file.metadata().is_ok_and(|metadata| metadata.size > 0);
+    let status = if partial { Status::BUFFER_OVERFLOW } else { Status::SUCCESS };
+    Ok(Reply::Data { status, payload })
 }

@@ -6,8 +6,8 @@ use smb_proto::msg::create::options;
 use smb_proto::msg::write as wire;
 
 use super::open_of;
-use crate::smb::request::{Outcome, Reply, Request};
-use crate::smb::server::PAYLOAD_BYTES_MAX;
+use crate::smb::request::{Outcome, Reply, Request, WakeKey};
+use crate::smb::server::{PAYLOAD_BYTES_MAX, ShareKind};
 
 /// Handles a WRITE.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
@@ -30,6 +30,9 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         let through =
             message.flags & wire::FLAG_WRITE_THROUGH != 0 || open.options & options::WRITE_THROUGH != 0;
         open.file.write_at(message.data, message.offset, through)?;
+        if request.tree.entry.kind == ShareKind::Pipe {
+            request.server.wake(&WakeKey::Open(open.id.volatile)); // a READ may wait for the answer
+        }
     }
     let response = wire::Response { count: length as u32 };
     Ok(Reply::success(|out| response.encode(out)))
