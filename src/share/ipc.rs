@@ -77,7 +77,7 @@ impl Share for IpcShare {
         gate.admit(&key, true, granted)?;
         let pipe = Mutex::new(Pipe::new(interface));
         let file = PipeFile { key, path: request.path.clone(), provider: Arc::clone(&self.provider), pipe };
-        Ok(Opened { file: Arc::new(file), action: CreateAction::Opened, granted })
+        Ok(Opened { file: Arc::new(file), action: CreateAction::Opened, granted, maximal: granted })
     }
 }
 

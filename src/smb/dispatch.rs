@@ -31,6 +31,8 @@ pub struct Job {
     message_id: u64,
     key: Option<WakeKey>,
     timeout: Option<Duration>,
+    /// Whose request was parked: its answer is signed even if the session has ended meanwhile.
+    session: Option<Arc<Session>>,
 }
 
 /// What a frame led to.
@@ -74,8 +76,17 @@ impl Job {
         if kind == Kind::Transform {
             frame.advance(TRANSFORM_LEN);
         }
-        let related = Related::default();
-        Ok(Self { frame, at: 0, related, sealed_by, async_id: None, message_id: 0, key: None, timeout: None })
+        Ok(Self {
+            frame,
+            at: 0,
+            related: Related::default(),
+            sealed_by,
+            async_id: None,
+            message_id: 0,
+            key: None,
+            timeout: None,
+            session: None,
+        })
     }
 
     /// Whether it is one request that moves data: those run several at a time.
@@ -131,7 +142,7 @@ pub fn run(
                 output.disconnect = true;
                 break;
             }
-            job.related.is_related = job.at > 0 && header.flags.contains(Flags::RELATED_OPERATIONS);
+            job.related.is_related = header.flags.contains(Flags::RELATED_OPERATIONS);
             let mut stage =
                 Stage { server, connection, header, end, now, tree_id: header.tree_id, session: None };
             let outcome = stage.handle(&mut job, signal.take(), &mut output);
@@ -217,6 +228,7 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
     job.async_id = Some(id);
     job.message_id = stage.header.message_id;
     job.key = Some(wait.key.clone());
+    job.session.clone_from(&stage.session);
     if first {
         let mut message = vec![0; HEADER_LEN];
         error::Response::default().encode(&mut message);
@@ -244,6 +256,16 @@ pub fn unpark(server: &Server, connection: &Connection, signal: Signal) -> Optio
     Some(job)
 }
 
+/// What a request is told whose session or tree is gone. One that was parked did find them when it came: its lock went
+/// with the open (3.3.5.14), its watch is over (3.3.5.19).
+fn abandoned(command: Command, async_id: Option<u64>, status: Status) -> Status {
+    match command {
+        Command::LOCK if async_id.is_some() => Status::RANGE_NOT_LOCKED,
+        Command::CHANGE_NOTIFY if async_id.is_some() => Status::NOTIFY_CLEANUP,
+        _ => status,
+    }
+}
+
 /// One request of a frame, with what is known of it so far.
 struct Stage<'a> {
     server: &'a Arc<Server>,
@@ -258,7 +280,7 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn handle(&mut self, job: &mut Job, signal: Option<Signal>, output: &mut Output) -> Outcome {
         if matches!(signal, Some(Signal::Cancel(_))) {
-            self.session = self.connection.session(self.header.session_id).ok();
+            self.session = job.session.take();
             return Err(Status::CANCELLED.into());
         }
         let range = job.at..self.end;
@@ -268,21 +290,18 @@ impl Stage<'_> {
             Command::SESSION_SETUP => return self.session_setup(&job.frame.bytes()[range], output),
             _ => {}
         }
-        if job.related.is_related {
-            if let Some(status) = job.related.failure {
-                self.session = self.connection.session(job.related.session_id).ok();
-                return Err(status.into());
-            }
-            self.header.session_id = job.related.session_id;
-            self.header.tree_id = job.related.tree_id;
-        } else {
-            job.related = Related::default();
-        }
-        (job.related.session_id, job.related.tree_id) = (self.header.session_id, self.header.tree_id);
+        self.inherit(job)?;
         if self.header.command == Command::ECHO && self.header.session_id == 0 {
             return Ok(Reply::success(|out| echo::Response.encode(out)));
         }
-        let session = self.connection.session(self.header.session_id)?;
+        let session = match self.connection.session(self.header.session_id) {
+            Ok(session) => session,
+            Err(status) => {
+                job.related.session_id = None;
+                self.session = job.session.take();
+                return Err(abandoned(self.header.command, job.async_id, status).into());
+            }
+        };
         self.session = Some(Arc::clone(&session));
         if job.async_id.is_none() {
             self.check_protection(&session, job)?;
@@ -297,11 +316,13 @@ impl Stage<'_> {
                 outcome
             }
             command => {
-                let tree = session.tree(self.header.tree_id)?;
+                let handler = commands::handler(command).ok_or(Status::INVALID_PARAMETER)?;
+                let tree = session
+                    .tree(self.header.tree_id)
+                    .map_err(|status| abandoned(command, job.async_id, status))?;
                 if tree.entry.encrypt && job.sealed_by.is_none() {
                     return Err(Status::ACCESS_DENIED.into()); // 3.3.5.2.11
                 }
-                let handler = commands::handler(command).ok_or(Status::NOT_SUPPORTED)?;
                 handler(&mut Request {
                     server: self.server,
                     connection: self.connection,
@@ -315,6 +336,21 @@ impl Stage<'_> {
                 })
             }
         }
+    }
+
+    /// A related request uses the session and tree of the one before it (3.3.5.2.7.2). There is none before the first; where
+    /// that one had no session, Windows answers INVALID_PARAMETER, and clients expect it.
+    fn inherit(&mut self, job: &mut Job) -> Result<(), Status> {
+        if job.related.is_related {
+            let before = job.related.session_id.filter(|_| job.at > 0);
+            self.header.session_id = before.ok_or(Status::INVALID_PARAMETER)?;
+            self.header.tree_id = job.related.tree_id;
+            self.tree_id = job.related.tree_id;
+        } else {
+            job.related = Related::default();
+        }
+        (job.related.session_id, job.related.tree_id) = (Some(self.header.session_id), self.header.tree_id);
+        Ok(())
     }
 
     /// Encrypted where the session demands it, by its own key, else signed where it demands that (3.3.5.2.4, 3.3.5.2.9).
@@ -397,7 +433,9 @@ impl Stage<'_> {
                 (status, Buffer::from_vec(message))
             }
         };
-        job.related.failure = status.is_error().then_some(status);
+        if self.header.command == Command::CREATE {
+            job.related.create_failure = status.is_error().then_some(status);
+        }
         // The request's own credits went with the interim response (3.3.4.2).
         let credits =
             if job.async_id.is_some() { 0 } else { lock(&self.connection.window).grant(self.header.credits) };

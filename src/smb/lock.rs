@@ -57,8 +57,9 @@ pub enum Wish {
         /// Whether to wait for them.
         wait: bool,
     },
-    /// Release these one by one, until one is not held.
-    Unlock(Vec<Range>),
+    /// Release these one by one, until one is not held or is no unlock at all: what was released before stays so
+    /// (3.3.5.14.1).
+    Unlock(Vec<Result<Range, Status>>),
 }
 
 impl Wish {
@@ -74,7 +75,7 @@ impl Wish {
                 FLAG_UNLOCK => Range::new(element.offset, element.length),
                 _ => Err(Status::INVALID_PARAMETER),
             };
-            return elements.iter().map(range).collect::<Result<_, _>>().map(Self::Unlock);
+            return Ok(Self::Unlock(elements.iter().map(range).collect()));
         }
         let mut wait = false;
         let mut ranges = Vec::with_capacity(elements.len());
@@ -292,10 +293,19 @@ mod tests {
         let fails = |elements: &[Element]| Wish::new(elements).unwrap_err();
         assert_eq!(fails(&[]), Status::INVALID_PARAMETER);
         assert_eq!(fails(&[element(FLAG_SHARED | FLAG_EXCLUSIVE)]), Status::INVALID_PARAMETER);
-        assert_eq!(fails(&[element(FLAG_UNLOCK | FLAG_FAIL_IMMEDIATELY)]), Status::INVALID_PARAMETER);
-        assert_eq!(fails(&[element(FLAG_UNLOCK), element(FLAG_SHARED)]), Status::INVALID_PARAMETER);
         assert_eq!(fails(&[element(FLAG_SHARED), element(FLAG_SHARED)]), Status::INVALID_PARAMETER);
         assert!(matches!(Wish::new(&[element(FLAG_EXCLUSIVE)]).unwrap(), Wish::Lock { wait: true, .. }));
+    }
+
+    #[test]
+    fn an_unlock_stops_where_it_goes_wrong_and_keeps_what_it_did() {
+        let wrong = Err(Status::INVALID_PARAMETER);
+        let of = |elements: &[Element]| match Wish::new(elements).unwrap() {
+            Wish::Unlock(ranges) => ranges,
+            Wish::Lock { .. } => panic!("a lock"),
+        };
+        assert_eq!(of(&[element(FLAG_UNLOCK | FLAG_FAIL_IMMEDIATELY)]), [wrong]);
+        assert_eq!(of(&[element(FLAG_UNLOCK), element(FLAG_SHARED)]), [Ok(range(0, 1)), wrong]);
     }
 
     #[test]

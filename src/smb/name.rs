@@ -90,6 +90,17 @@ fn is_illegal(c: char) -> bool {
     matches!(c, '\0'..='\x1f' | '"' | '*' | '/' | ':' | '<' | '>' | '?' | '|' | '\\')
 }
 
+/// Whether a name has the 8.3 form (MS-FSCC 2.1.5.2.1), in either case.
+pub fn is_short(text: &str) -> bool {
+    let (base, extension) = text.split_once('.').unwrap_or((text, ""));
+    let fits = |part: &str, most: usize| {
+        part.len() <= most
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'()-@^_`{}~".contains(&b))
+    };
+    let dotted = text.contains('.');
+    !base.is_empty() && fits(base, 8) && fits(extension, 3) && dotted != extension.is_empty()
+}
+
 /// What follows the first colon: `name`, `name:$DATA` or `:$DATA`; `None` is the unnamed stream, the file itself.
 fn stream_name(text: &str) -> Result<Option<String>, Status> {
     let (name, kind) = match text.split_once(':') {
@@ -157,6 +168,16 @@ mod tests {
         assert_eq!(of(&"x\\".repeat(16_384)), Err(Status::OBJECT_NAME_INVALID));
         assert_eq!(parse(Utf16(&[0x61])), Err(Status::OBJECT_NAME_INVALID));
         assert_eq!(parse(Utf16(&[0x00, 0xD8])), Err(Status::OBJECT_NAME_INVALID));
+    }
+
+    #[test]
+    fn short_names_are_told_from_long_ones() {
+        for name in ["a", "BUFSIZE.TXT", "12345678.123", "x-1~_.b"] {
+            assert!(is_short(name), "{name}");
+        }
+        for name in ["", ".", "a.", ".a", "123456789", "a.html", "a b", "a.b.c", "ä"] {
+            assert!(!is_short(name), "{name}");
+        }
     }
 
     #[test]

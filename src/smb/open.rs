@@ -41,8 +41,6 @@ pub struct Enumeration {
 /// What changes while a file is open.
 #[derive(Default)]
 pub struct OpenState {
-    /// CurrentByteOffset, kept for FilePositionInformation only.
-    pub position: u64,
     /// The mode set by FileModeInformation.
     pub mode: u32,
     /// LockSequenceArray.
@@ -67,6 +65,8 @@ pub struct Open {
     pub entry: Arc<FileEntry>,
     /// FILE_DELETE_ON_CLOSE was asked for.
     pub delete_on_close: bool,
+    /// CurrentByteOffset: kept for FilePositionInformation only, so each READ moves it without a mutex.
+    pub position: AtomicU64,
     /// Changing state.
     pub state: Mutex<OpenState>,
     /// Directory listing; apart from `state`, since reading a directory may take long.
@@ -241,6 +241,7 @@ impl OpenTable {
             file: new.file,
             entry,
             delete_on_close: new.delete_on_close,
+            position: AtomicU64::new(0),
             state: Mutex::default(),
             enumeration: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -331,6 +332,12 @@ impl OpenTable {
     /// Whether a file is open at all, or on its way.
     pub fn is_open(&self, key: &FileKey) -> bool {
         self.file_shard(key).contains_key(key)
+    }
+
+    /// Whether an open of that file could not stand beside `mode`.
+    pub fn bars(&self, key: &FileKey, mode: ShareMode) -> bool {
+        let entry = self.file_shard(key).get(key).cloned();
+        entry.is_some_and(|entry| entry.conflicts(0, mode))
     }
 
     /// How many opens there are.

@@ -39,11 +39,14 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     /// The FileId that a request means: [`FileId::ANY`] in a related request is the file of the one before it
-    /// (MS-SMB2 3.3.5.2.7.2).
-    pub fn resolve(&self, id: FileId) -> FileId {
-        match self.related.file_id {
-            Some(earlier) if self.related.is_related && id == FileId::ANY => earlier,
-            _ => id,
+    /// (MS-SMB2 3.3.5.2.7.2); where that one was to open it and failed, this one fails alike.
+    pub fn resolve(&self, id: FileId) -> Result<FileId, Status> {
+        if !self.related.is_related || id != FileId::ANY {
+            return Ok(id);
+        }
+        match self.related.create_failure {
+            Some(status) => Err(status),
+            None => self.related.file_id.ok_or(Status::INVALID_PARAMETER),
         }
     }
 }
@@ -55,10 +58,10 @@ pub struct Related {
     pub is_related: bool,
     /// The file that the last CREATE of this compound opened, or that its last request named.
     pub file_id: Option<FileId>,
-    /// Why the request before failed: what related ones after it are answered with.
-    pub failure: Option<Status>,
-    /// The session that related requests inherit.
-    pub session_id: u64,
+    /// Why the last CREATE failed: what related requests that mean its file are answered with.
+    pub create_failure: Option<Status>,
+    /// The session that related requests inherit; `None` where there was none.
+    pub session_id: Option<u64>,
     /// The tree that related requests inherit.
     pub tree_id: u32,
 }

@@ -117,6 +117,11 @@ pub trait OpenGate {
     /// `existed` tells an existing file from one that this call has just created. `granted` is the access that the
     /// file's security grants of what was desired, MAXIMUM_ALLOWED resolved.
     fn admit(&mut self, key: &FileKey, existed: bool, granted: u32) -> Result<(), Refusal>;
+
+    /// Asked before a name is entered into the directory `key` by a rename.
+    fn admit_entry(&mut self, _key: &FileKey) -> Result<(), Refusal> {
+        Ok(())
+    }
 }
 
 /// A file that was opened.
@@ -127,6 +132,8 @@ pub struct Opened {
     pub action: CreateAction,
     /// The access granted, as given to [`OpenGate::admit`].
     pub granted: u32,
+    /// All that the caller could have been granted.
+    pub maximal: u32,
 }
 
 /// What a share can do; becomes FileFsAttributeInformation and decides which requests are passed on.

@@ -84,6 +84,9 @@ pub fn encode_interfaces(list: &[Interface], out: &mut Vec<u8>) {
     }
 }
 
+/// COMPRESSION_FORMAT_NONE (MS-FSCC 2.3.9, 2.3.53).
+pub const COMPRESSION_NONE: u16 = 0;
+
 /// Length of a resume key (MS-SMB2 2.2.32.3).
 pub const RESUME_KEY_LEN: usize = 24;
 

@@ -17,6 +17,8 @@ pub mod part {
 
 /// Control bit: the DACL is there (a DACL that is there and null grants everything).
 pub const CONTROL_DACL_PRESENT: u16 = 0x0004;
+/// Control bit of a request: propagate by automatic inheritance.
+pub const CONTROL_DACL_AUTO_INHERIT_REQ: u16 = 0x0100;
 /// Control bit: the DACL takes no entries from its parent.
 pub const CONTROL_DACL_PROTECTED: u16 = 0x1000;
 /// Control bit: the DACL was inherited.

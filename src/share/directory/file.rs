@@ -168,12 +168,9 @@ impl File for DirectoryFile {
         {
             return Err(Status::INVALID_PARAMETER);
         }
-        self.change_dos(|dos| {
-            if let Some(wanted) = change.attributes {
-                dos.attributes = dos.attributes & !SETTABLE | wanted & SETTABLE;
-            }
-            dos.created = change.created.or(dos.created);
-        })?;
+        if *change == BasicChange::default() {
+            return Ok(());
+        }
         if change.accessed.is_some() || change.written.is_some() {
             if let Some(written) = change.written {
                 *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
@@ -181,8 +178,15 @@ impl File for DirectoryFile {
             rustix::fs::futimens(&self.fd, &times::changes(change.accessed, change.written))
                 .map_err(status)?;
         }
-        // The change time is the kernel's: it moved with what was set above.
-        Ok(())
+        // Last, because a change time that is set holds until the next change.
+        let changed = change.changed.map(|time| (time, times::now()));
+        self.change_dos(|dos| {
+            if let Some(wanted) = change.attributes {
+                dos.attributes = dos.attributes & !SETTABLE | wanted & SETTABLE;
+            }
+            dos.created = change.created.or(dos.created);
+            dos.changed = changed;
+        })
     }
 
     fn list(&self) -> Result<Box<dyn Listing>, Status> {
@@ -256,7 +260,14 @@ impl File for DirectoryFile {
     }
 
     fn allocated_ranges(&self, from: u64, to: u64, max: usize) -> Result<(Vec<(u64, u64)>, bool), Status> {
-        let to = to.min(stat_of(self.as_file()?)?.stx_size);
+        let file = self.as_file()?;
+        let stat = stat_of(file)?;
+        let to = to.min(stat.stx_size);
+        // A file that is not sparse has no holes to tell of (MS-FSA 2.1.5.9.21).
+        if Dos::load(file, &stat).attributes & SPARSE == 0 {
+            let all = if from < to { vec![(from, to - from)] } else { Vec::new() };
+            return Ok((all, false));
+        }
         let (mut ranges, mut at) = (Vec::new(), from);
         while at < to {
             let Some(data) = self.seek(SeekFrom::Data(at))?.filter(|data| *data < to) else { break };

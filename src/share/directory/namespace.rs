@@ -97,6 +97,7 @@ impl DirectoryFile {
         let mut flags = RenameFlags::NOREPLACE;
         // A target that differs by case only is a file of another name on disk: it goes by its own name.
         let mut on_disk = new;
+        gate.admit_entry(&key_of(&stat_of(&target)?))?;
         if let Some(existing) = &existing {
             self.admit_replacing(&target, existing, replace, gate)?;
             flags = RenameFlags::empty();

@@ -17,7 +17,8 @@ use super::file::DirectoryFile;
 use super::lookup::{Found, stat_of};
 use super::namespace::{key_of, parent_of};
 use super::security::{
-    self, ALL, APPEND_DATA, DELETE, DELETE_CHILD, Descriptor, MAXIMUM_ALLOWED, WRITE_DATA,
+    self, ALL, APPEND_DATA, DELETE, DELETE_CHILD, Descriptor, LIST_DIRECTORY, MAXIMUM_ALLOWED,
+    READ_ATTRIBUTES, WRITE_DATA,
 };
 use super::streams;
 use crate::smb::share::{
@@ -120,15 +121,15 @@ impl Place<'_> {
             return Err(Step::Again);
         }
         let dos = Dos::load(&fd, &stat);
-        let granted = self.grant(&fd, dos, directory)?;
+        let (granted, maximal) = self.grant(&fd, dos, directory)?;
         gate.admit(&key_of(&stat), true, granted).map_err(Step::Refused)?;
         let file = DirectoryFile::new(self.volume.clone(), fd, &stat, directory);
         let action = if self.overwrites() { self.overwrite(&file, dos)? } else { CreateAction::Opened };
-        Ok(Opened { file: Arc::new(file), action, granted })
+        Ok(Opened { file: Arc::new(file), action, granted, maximal })
     }
 
-    /// The access granted on an existing file: its attributes first, then its security (MS-FSA 2.1.5.1.2.1).
-    fn grant(&self, fd: &OwnedFd, dos: Dos, directory: bool) -> Result<u32, Status> {
+    /// The access granted on an existing file, and the most that could be: its attributes first, then its security (MS-FSA 2.1.5.1.2.1).
+    fn grant(&self, fd: &OwnedFd, dos: Dos, directory: bool) -> Result<(u32, u32), Status> {
         let request = self.request;
         let readonly = dos.attributes & READONLY != 0;
         let writes = WRITE_DATA | APPEND_DATA;
@@ -144,11 +145,15 @@ impl Place<'_> {
             return Err(Status::ACCESS_DENIED);
         }
         let mut allowed = Descriptor::load(fd).allowed(self.caller);
+        // What the directory lets the caller do to its entries.
         if allowed & DELETE == 0 && self.parent_allows(DELETE_CHILD) {
             allowed |= DELETE;
         }
+        if allowed & READ_ATTRIBUTES == 0 && self.parent_allows(LIST_DIRECTORY) {
+            allowed |= READ_ATTRIBUTES;
+        }
         let needed = match request.disposition {
-            Disposition::Supersede => DELETE,
+            Disposition::Supersede => DELETE | WRITE_DATA,
             Disposition::Overwrite | Disposition::OverwriteIf => WRITE_DATA,
             _ => 0,
         };
@@ -158,7 +163,7 @@ impl Place<'_> {
         if readonly && !directory {
             allowed &= !writes;
         }
-        security::check(request.desired_access, allowed)
+        Ok((security::check(request.desired_access, allowed)?, allowed))
     }
 
     fn parent_allows(&self, access: u32) -> bool {
@@ -177,7 +182,7 @@ impl Place<'_> {
         // Overwriting adds to the attributes, superseding replaces them.
         let kept = if superseded { 0 } else { dos.attributes & SETTABLE };
         let attributes = kept | self.request.attributes & SETTABLE | ARCHIVE;
-        Dos { attributes, created: dos.created, ea_size: 0 }.store(&file.fd)?;
+        Dos { attributes, created: dos.created, ..Dos::default() }.store(&file.fd)?;
         self.furnish(file)?;
         Ok(if superseded { CreateAction::Superseded } else { CreateAction::Overwritten })
     }
@@ -195,7 +200,7 @@ impl Place<'_> {
         if request.options & DELETE_ON_CLOSE != 0 && request.attributes & READONLY != 0 {
             return Err(Status::CANNOT_DELETE.into());
         }
-        let (descriptor, granted) = self.grant_new(directory)?;
+        let (descriptor, granted, maximal) = self.grant_new(directory)?;
         let change = self.volume.index.before_change(&self.parent)?;
         let fd = self.make(name, directory)?;
         change.done(&self.parent, Some(name), None);
@@ -209,12 +214,12 @@ impl Place<'_> {
             }
             return Err(Step::Refused(refusal));
         }
-        Ok(Opened { file: Arc::new(file), action: CreateAction::Created, granted })
+        Ok(Opened { file: Arc::new(file), action: CreateAction::Created, granted, maximal })
     }
 
     /// Whether the directory lets the caller create, and what the new file's descriptor grants: its creator gets what
     /// he desires, whatever the descriptor that he brings says.
-    fn grant_new(&self, directory: bool) -> Result<(Option<Descriptor>, u32), Status> {
+    fn grant_new(&self, directory: bool) -> Result<(Option<Descriptor>, u32, u32), Status> {
         let readable = super::lookup::readable(&self.parent).map_err(status)?;
         let parent = Descriptor::stored(&readable);
         // FILE_ADD_SUBDIRECTORY and FILE_ADD_FILE share their bits with append and write.
@@ -223,13 +228,13 @@ impl Place<'_> {
             return Err(Status::ACCESS_DENIED);
         }
         let descriptor = Descriptor::for_new(self.request.security.as_deref(), parent.as_ref(), directory)?;
+        let allowed = descriptor.as_ref().map_or(ALL, |own| own.allowed(self.caller));
         let granted = if self.request.desired_access & MAXIMUM_ALLOWED != 0 {
-            let allowed = descriptor.as_ref().map_or(ALL, |own| own.allowed(self.caller));
             security::check(self.request.desired_access & !MAXIMUM_ALLOWED, ALL)? | allowed
         } else {
             security::check(self.request.desired_access, ALL)?
         };
-        Ok((descriptor, granted))
+        Ok((descriptor, granted, allowed))
     }
 
     fn make(&self, name: &str, directory: bool) -> Result<OwnedFd, Step> {

@@ -7,8 +7,8 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use smb_proto::Status;
 use smb_proto::fscc::security::{
-    ACE_ACCESS_ALLOWED, Ace, CONTROL_DACL_AUTO_INHERITED, CONTROL_DACL_PRESENT, CONTROL_DACL_PROTECTED,
-    SecurityDescriptor, Sid, part,
+    ACE_ACCESS_ALLOWED, Ace, CONTROL_DACL_AUTO_INHERIT_REQ, CONTROL_DACL_AUTO_INHERITED,
+    CONTROL_DACL_PRESENT, CONTROL_DACL_PROTECTED, SecurityDescriptor, Sid, part,
 };
 
 use super::errors::status;
@@ -30,9 +30,11 @@ const INHERIT_ONLY: u8 = 8;
 const INHERITED: u8 = 0x10;
 
 /// Access bits (MS-SMB2 2.2.13.1).
+pub(super) const LIST_DIRECTORY: u32 = 0x1;
 pub(super) const WRITE_DATA: u32 = 0x2;
 pub(super) const APPEND_DATA: u32 = 0x4;
 pub(super) const DELETE_CHILD: u32 = 0x40;
+pub(super) const READ_ATTRIBUTES: u32 = 0x80;
 pub(super) const DELETE: u32 = 0x1_0000;
 const READ_CONTROL: u32 = 0x2_0000;
 const WRITE_DAC: u32 = 0x4_0000;
@@ -49,6 +51,11 @@ fn administrators() -> Sid {
 /// S-1-3-0 and S-1-3-1, creator owner and creator group: placeholders in inheritable ACEs.
 fn is_placeholder(sid: &Sid) -> bool {
     sid.authority == [0, 0, 0, 0, 0, 3] && matches!(sid.sub_authorities[..], [0 | 1])
+}
+
+/// S-1-3-4, owner rights: an entry for whoever owns the file; with one, the owner has what it says and no more.
+fn owner_rights() -> Sid {
+    Sid { authority: [0, 0, 0, 0, 0, 3], sub_authorities: vec![4] }
 }
 
 /// The SIDs that a caller is known by.
@@ -140,7 +147,13 @@ impl Descriptor {
             self.0.group.clone_from(&from.0.group);
         }
         if parts & part::DACL != 0 {
-            self.0.control = self.0.control & !DACL_CONTROL | from.0.control & DACL_CONTROL;
+            // A descriptor without a DACL sets a null one.
+            let mut control = from.0.control & DACL_CONTROL | CONTROL_DACL_PRESENT;
+            // Inheritance is automatic only where the client asks for it (MS-DTYP 2.5.3.4.1).
+            if from.0.control & CONTROL_DACL_AUTO_INHERIT_REQ == 0 {
+                control &= !CONTROL_DACL_AUTO_INHERITED;
+            }
+            self.0.control = self.0.control & !DACL_CONTROL | control;
             self.0.dacl.clone_from(&from.0.dacl);
             self.map_generic();
         }
@@ -201,17 +214,21 @@ impl Descriptor {
     pub(super) fn allowed(&self, caller: &Caller) -> u32 {
         let Some(dacl) = &self.0.dacl else { return ALL };
         let token = token(caller);
-        let (mut granted, mut denied) = (0, 0);
+        let owns = self.0.owner.as_ref().is_some_and(|owner| token.contains(owner));
+        let (mut granted, mut denied, mut ruled) = (0, 0, false);
         for ace in dacl {
+            let for_owner = matches!(ace, Ace::Access { flags, sid, .. } if flags & INHERIT_ONLY == 0 && *sid == owner_rights());
+            ruled |= for_owner;
             match ace {
-                Ace::Access { flags, sid, .. } if flags & INHERIT_ONLY != 0 || !token.contains(sid) => {}
+                Ace::Access { flags, sid, .. }
+                    if flags & INHERIT_ONLY != 0 || !(token.contains(sid) || for_owner && owns) => {}
                 Ace::Access { kind: ACE_ACCESS_ALLOWED, mask, .. } => granted |= map_generic(*mask) & !denied,
                 Ace::Access { mask, .. } => denied |= map_generic(*mask) & !granted,
                 Ace::Other { .. } => {}
             }
         }
-        // An owner can always look after his file (MS-DTYP 2.5.3.2).
-        if self.0.owner.as_ref().is_some_and(|owner| token.contains(owner)) {
+        // An owner can look after his file, unless it says what owners may (MS-DTYP 2.5.3.2).
+        if owns && !ruled {
             granted |= READ_CONTROL | WRITE_DAC;
         }
         granted & ALL
@@ -298,6 +315,28 @@ mod tests {
         assert_eq!(descriptor.allowed(&caller()), 0, "an empty DACL grants nothing");
         descriptor.0.dacl = None;
         assert_eq!(descriptor.allowed(&caller()), ALL, "a null DACL grants all");
+    }
+
+    #[test]
+    fn owner_rights_say_what_the_owner_may() {
+        let mut descriptor = Descriptor::default_for_all();
+        let rights = |kind, mask| Ace::Access { kind, flags: 0, mask, sid: owner_rights() };
+        descriptor.0.dacl = Some(vec![rights(ACE_ACCESS_ALLOWED, WRITE_DATA)]);
+        assert_eq!(descriptor.allowed(&caller()), WRITE_DATA, "not even to read the descriptor");
+        descriptor.0.owner = Some(Sid::nt(&[18]));
+        assert_eq!(descriptor.allowed(&caller()), 0, "another's file");
+    }
+
+    #[test]
+    fn a_dacl_that_is_not_there_is_a_null_one_and_inherits_only_when_asked() {
+        let mut kept = Descriptor::default_for_all();
+        let mut new = Descriptor(SecurityDescriptor::default());
+        new.0.control = CONTROL_DACL_AUTO_INHERITED;
+        kept.replace(part::DACL, &new).unwrap();
+        assert_eq!((kept.0.dacl.clone(), kept.0.control), (None, CONTROL_DACL_PRESENT));
+        new.0.control |= CONTROL_DACL_AUTO_INHERIT_REQ;
+        kept.replace(part::DACL, &new).unwrap();
+        assert_eq!(kept.0.control, CONTROL_DACL_PRESENT | CONTROL_DACL_AUTO_INHERITED);
     }
 
     #[test]

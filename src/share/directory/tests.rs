@@ -322,6 +322,9 @@ fn sparse_ranges_and_zeroing() {
     let f = Fixture::new();
     let file = f.create("s");
     file.set_end_of_file(4 * BLOCK).unwrap();
+    let all = (vec![(0, 4 * BLOCK)], false);
+    assert_eq!(file.allocated_ranges(0, u64::MAX, 9).unwrap(), all, "not marked sparse");
+    file.set_sparse(true).unwrap();
     file.write_at(&vec![1; BLOCK as usize], BLOCK, false).unwrap();
     file.write_at(&vec![1; BLOCK as usize], 3 * BLOCK, false).unwrap();
     let (ranges, more) = file.allocated_ranges(0, u64::MAX, 1).unwrap();
@@ -355,6 +358,6 @@ fn security_and_extended_attributes_are_kept() {
     assert_eq!(f.refused("a", Open, Any), Status::ACCESS_DENIED);
     let mut read = request("a", Open, Any);
     read.desired_access = MAXIMUM_ALLOWED;
-    assert_eq!(f.open_by(&read, &mut Gate::default()).unwrap().granted, DELETE);
+    assert_eq!(f.open_by(&read, &mut Gate::default()).unwrap().granted, DELETE | 0x80);
     assert_eq!(file.set_security(4, &descriptor[..30]), Err(Status::INVALID_PARAMETER));
 }

@@ -18,6 +18,12 @@ pub(super) fn from_posix(seconds: i64, nanoseconds: u32) -> FileTime {
     FileTime(u64::try_from(ticks).unwrap_or(0))
 }
 
+/// The clock that stamps files, read now.
+pub(super) fn now() -> FileTime {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    from_posix(now.tv_sec, now.tv_nsec as u32)
+}
+
 /// The same from statx.
 pub(super) fn from_statx(time: StatxTimestamp) -> FileTime {
     from_posix(time.tv_sec, time.tv_nsec)

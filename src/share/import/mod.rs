@@ -82,7 +82,7 @@ impl ImportShare {
         let node = Node::directory(Arc::clone(&self.engine), session);
         let granted = granted(request.desired_access);
         gate.admit(&node.file_key(), !created, granted)?;
-        Ok(Opened { file: Arc::new(node), action, granted })
+        Ok(Opened { file: Arc::new(node), action, granted, maximal: ALL })
     }
 
     fn open_data(
@@ -104,7 +104,8 @@ impl ImportShare {
             let file = session.create(name).map_err(status)?;
             let node = Node::file(Arc::clone(&self.engine), file);
             gate.admit(&node.file_key(), false, granted)?;
-            return Ok(Opened { file: Arc::new(node), action: CreateAction::Created, granted });
+            let file = Arc::new(node);
+            return Ok(Opened { file, action: CreateAction::Created, granted, maximal: ALL });
         };
         let (action, truncate) = on_existing(request.disposition)?;
         // MAXIMUM_ALLOWED on the service's own file means reading; asked for outright, writing is refused.
@@ -124,7 +125,8 @@ impl ImportShare {
         if truncate {
             file.set_len(0).map_err(status)?;
         }
-        Ok(Opened { file: Arc::new(Node::file(Arc::clone(&self.engine), file)), action, granted })
+        let file = Arc::new(Node::file(Arc::clone(&self.engine), file));
+        Ok(Opened { file, action, granted, maximal: ALL })
     }
 }
 

@@ -27,6 +27,13 @@ const ATTRIBUTES_SETTABLE: u32 = attributes::READONLY
     | attributes::OFFLINE
     | attributes::NOT_CONTENT_INDEXED;
 
+/// A CreateOption that Windows answers with NOT_SUPPORTED (MS-SMB2 3.3.5.9: FILE_RESERVED).
+const OPTION_RESERVED: u32 = 0x80;
+/// Attributes of no file: a volume's label, a device (MS-FSA 2.1.5.1).
+const ATTRIBUTES_INVALID: u32 = 0x08 | 0x40;
+/// Shortest name of a create context (3.3.5.9).
+const CONTEXT_NAME_MIN: usize = 4;
+
 /// Handles a CREATE.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
@@ -51,7 +58,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
             other => Err(other),
         })?;
     }
-    let Opened { file, action, granted } = opened;
+    let Opened { file, action, granted, maximal } = opened;
     let new = NewOpen {
         session_id: request.session.id,
         tree_id: request.tree.id,
@@ -67,7 +74,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         let _ = request.server.opens.close(&open, false);
     })?;
     let mut contexts = context::Writer::new();
-    answer_contexts(message.contexts, &open.entry.key, request.tree.maximal_access, &mut contexts);
+    answer_contexts(message.contexts, &open.entry.key, maximal & request.tree.maximal_access, &mut contexts);
     let response = wire::Response {
         oplock_level: oplock::NONE,
         flags: 0,
@@ -97,11 +104,13 @@ fn check(message: &wire::Request<'_>) -> Result<(), Status> {
     if message.share_access & !7 != 0
         || message.disposition > disposition::OVERWRITE_IF
         || message.options & !OPTIONS_VALID != 0
+        || message.file_attributes & ATTRIBUTES_INVALID != 0
+        || message.contexts.iter().any(|context| context.name.len() < CONTEXT_NAME_MIN)
         || (has(options::DIRECTORY_FILE) && has(options::NON_DIRECTORY_FILE))
     {
         return Err(Status::INVALID_PARAMETER);
     }
-    if has(options::OPEN_BY_FILE_ID) || has(options::RESERVE_OPFILTER) {
+    if has(options::OPEN_BY_FILE_ID) || has(options::RESERVE_OPFILTER) || has(OPTION_RESERVED) {
         return Err(Status::NOT_SUPPORTED);
     }
     let replaces = matches!(

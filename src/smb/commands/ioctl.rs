@@ -31,6 +31,8 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         code::PIPE_TRANSCEIVE => transceive(request, &message)?,
         code::SET_SPARSE | code::SET_ZERO_DATA => (Status::SUCCESS, sparse(request, &message)?),
         code::QUERY_ALLOCATED_RANGES => allocated_ranges(request, &message)?,
+        code::CREATE_OR_GET_OBJECT_ID => (Status::SUCCESS, object_id(request, &message)?),
+        code::GET_COMPRESSION | code::SET_COMPRESSION => (Status::SUCCESS, compression(request, &message)?),
         _ => {
             if message.file_id != FileId::ANY {
                 open_of(request, message.file_id)?;
@@ -38,7 +40,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
             return Err(Status::INVALID_DEVICE_REQUEST.into());
         }
     };
-    let file_id = request.resolve(message.file_id);
+    let file_id = request.resolve(message.file_id).unwrap_or(message.file_id);
     let response = wire::Response { ctl_code: message.ctl_code, file_id, output: &output };
     Ok(Reply::with_status(status, |out| response.encode(out)))
 }
@@ -77,7 +79,7 @@ fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<
         return Err(Status::INVALID_PARAMETER.into());
     }
     if message.ctl_code == code::SET_SPARSE {
-        open.require(access::WRITE_DATA | access::WRITE_ATTRIBUTES)?;
+        open.require(access::WRITE_DATA | access::APPEND_DATA | access::WRITE_ATTRIBUTES)?;
         open.file.set_sparse(fsctl::decode_set_sparse(message.input))?;
         return Ok(Vec::new());
     }
@@ -86,6 +88,38 @@ fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<
     open.entry.check_io(open.id.volatile, range.offset, range.length, true)?;
     open.file.zero_range(range.offset, range.offset + range.length)?;
     Ok(Vec::new())
+}
+
+/// FSCTL_CREATE_OR_GET_OBJECT_ID (MS-FSA 2.1.5.9.1): the file's identity, which is there from the start and stays as long as
+/// the file does.
+fn object_id(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
+    let open = open_of(request, message.file_id)?;
+    let key = &open.entry.key;
+    let (mut object, mut volume) = ([0; 16], [0; 16]);
+    object[..8].copy_from_slice(&key.file.to_le_bytes());
+    volume[..8].copy_from_slice(&key.volume.to_le_bytes());
+    let mut output = Vec::with_capacity(64);
+    fsctl::encode_object_id(&object, &volume, &mut output);
+    if output.len() > message.max_output_response as usize {
+        return Err(Status::BUFFER_TOO_SMALL.into());
+    }
+    Ok(output)
+}
+
+/// FSCTL_GET_COMPRESSION and FSCTL_SET_COMPRESSION (MS-FSA 2.1.5.9.9, 2.1.5.9.30): nothing is compressed, and nothing can be.
+fn compression(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
+    let open = open_of(request, message.file_id)?;
+    if message.ctl_code == code::GET_COMPRESSION {
+        if message.max_output_response < 2 {
+            return Err(Status::BUFFER_TOO_SMALL.into());
+        }
+        return Ok(fsctl::COMPRESSION_NONE.to_le_bytes().to_vec());
+    }
+    open.require(access::WRITE_DATA)?;
+    match fsctl::decode_compression(message.input)? {
+        fsctl::COMPRESSION_NONE => Ok(Vec::new()),
+        _ => Err(Status::NOT_SUPPORTED.into()),
+    }
 }
 
 /// FSCTL_QUERY_ALLOCATED_RANGES (MS-FSA 2.1.5.9.21).

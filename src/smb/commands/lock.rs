@@ -22,8 +22,9 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     let key = || WakeKey::File(open.entry.key.clone());
     match Wish::new(&message.locks)? {
         Wish::Unlock(ranges) => {
-            let done =
-                open.entry.with_locks(|held| ranges.iter().try_for_each(|range| held.unlock(id, *range)));
+            let done = open
+                .entry
+                .with_locks(|held| ranges.into_iter().try_for_each(|range| held.unlock(id, range?)));
             request.server.wake(&key());
             done?;
         }

@@ -53,7 +53,7 @@ pub fn handler(command: Command) -> Option<Handler> {
 
 /// The open that a request names, remembered for what follows in its compound (MS-SMB2 3.3.5.2.7.2).
 fn open_of(request: &mut Request<'_>, id: FileId) -> Result<Arc<Open>, Status> {
-    let id = request.resolve(id);
+    let id = request.resolve(id)?;
     request.related.file_id = Some(id);
     request.server.opens.get(id, request.session.id, request.tree.id)
 }

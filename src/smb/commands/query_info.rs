@@ -1,5 +1,7 @@
 //! QUERY_INFO (MS-SMB2 3.3.5.20): of a file, its volume, or its security.
 
+use std::sync::atomic::Ordering;
+
 use smb_proto::Status;
 use smb_proto::fscc::security::part;
 use smb_proto::fscc::{access, ea, fs_info, info, stream};
@@ -78,11 +80,11 @@ fn file(open: &Open, message: &wire::Request<'_>) -> Result<(Vec<u8>, usize), St
         return Ok((data, min));
     }
     let metadata = open.file.metadata()?;
-    let (position, mode) = {
-        let state = locked(&open.state);
-        (state.position, state.mode)
-    };
+    let position = open.position.load(Ordering::Relaxed);
+    let mode = locked(&open.state).mode;
     let path = name::display(&open.file.path());
+    let last = path.rsplit('\\').next().unwrap_or_default();
+    let short_name = if name::is_short(last) { last } else { "" };
     let delete_pending = open.entry.delete_pending();
     let known = info::FileInfo {
         basic: basic_of(&metadata),
@@ -99,10 +101,10 @@ fn file(open: &Open, message: &wire::Request<'_>) -> Result<(Vec<u8>, usize), St
         mode,
         reparse_tag: metadata.reparse_tag,
         name: &path,
-        short_name: "",
+        short_name,
     };
-    // No 8.3 names are made (MS-FSA 2.1.5.11.2).
-    if class == info::class::ALTERNATE_NAME {
+    // No 8.3 names are made; a name that is one already is its own (MS-FSA 2.1.5.11.2).
+    if class == info::class::ALTERNATE_NAME && short_name.is_empty() {
         return Err(Status::OBJECT_NAME_NOT_FOUND);
     }
     if info::encode(class, &known, &mut data) { Ok((data, min)) } else { Err(Status::INVALID_INFO_CLASS) }

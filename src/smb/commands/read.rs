@@ -1,5 +1,7 @@
 //! READ (MS-SMB2 3.3.5.12): straight into the buffer that is sent.
 
+use std::sync::atomic::Ordering;
+
 use smb_proto::Status;
 use smb_proto::fscc::access;
 use smb_proto::msg::read as wire;
@@ -36,6 +38,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         return Err(Status::END_OF_FILE.into());
     }
     payload.set_payload_len(count);
+    open.position.store(message.offset + count as u64, Ordering::Relaxed);
     let pipe = request.tree.entry.kind == ShareKind::Pipe;
     let partial = pipe && open.file.metadata().is_ok_and(|metadata| metadata.size > 0);
     let status = if partial { Status::BUFFER_OVERFLOW } else { Status::SUCCESS };

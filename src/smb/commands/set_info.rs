@@ -1,9 +1,12 @@
 //! SET_INFO (MS-SMB2 3.3.5.21): of a file (MS-FSA 2.1.5.14) or its security.
 
+use std::sync::atomic::Ordering;
+
 use smb_proto::Status;
 use smb_proto::fscc::security::part;
 use smb_proto::fscc::set::{self, Set, Target};
 use smb_proto::fscc::{access, attributes, ea, info};
+use smb_proto::msg::create::share_access;
 use smb_proto::msg::query_info::info_type;
 use smb_proto::msg::set_info as wire;
 
@@ -12,6 +15,7 @@ use crate::smb::name;
 use crate::smb::open::{Open, OpenTable, locked};
 use crate::smb::request::{Failure, Outcome, Reply, Request, WakeKey};
 use crate::smb::share::{BasicChange, FileKey, FileTime, OpenGate, Refusal};
+use crate::smb::share_mode::ShareMode;
 
 /// Attributes that FileBasicInformation may set (MS-FSCC 2.6); the others follow from what a file is.
 const ATTRIBUTES_SETTABLE: u32 = attributes::READONLY
@@ -60,7 +64,7 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
             }
             open.entry.set_delete_pending(delete);
         }
-        Set::Position(position) => locked(&open.state).position = position,
+        Set::Position(position) => open.position.store(position, Ordering::Relaxed),
         Set::Mode(mode) if mode & !MODE_SETTABLE != 0 => return Err(Status::INVALID_PARAMETER.into()),
         Set::Mode(mode) => locked(&open.state).mode = mode,
         Set::Allocation(size) => {
@@ -125,6 +129,13 @@ struct RenameGate<'t>(&'t OpenTable);
 impl OpenGate for RenameGate<'_> {
     fn admit(&mut self, key: &FileKey, _existed: bool, _granted: u32) -> Result<(), Refusal> {
         if self.0.is_open(key) { Err(Status::ACCESS_DENIED.into()) } else { Ok(()) }
+    }
+
+    /// A rename opens the target's directory to add a file to it, and shares it for reading and writing only: who holds the
+    /// directory to delete it, or shares it with no writer, bars the rename (MS-FSA 2.1.5.14.11).
+    fn admit_entry(&mut self, key: &FileKey) -> Result<(), Refusal> {
+        let mode = ShareMode { access: access::ADD_FILE, share: share_access::READ | share_access::WRITE };
+        if self.0.bars(key, mode) { Err(Status::SHARING_VIOLATION.into()) } else { Ok(()) }
     }
 }
 

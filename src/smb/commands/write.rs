@@ -1,5 +1,7 @@
 //! WRITE (MS-SMB2 3.3.5.13): the payload goes to the share as a slice of the frame that it came in.
 
+use std::sync::atomic::Ordering;
+
 use smb_proto::Status;
 use smb_proto::fscc::access;
 use smb_proto::msg::create::options;
@@ -30,6 +32,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         let through =
             message.flags & wire::FLAG_WRITE_THROUGH != 0 || open.options & options::WRITE_THROUGH != 0;
         open.file.write_at(message.data, message.offset, through)?;
+        open.position.store(message.offset + length, Ordering::Relaxed);
         if request.tree.entry.kind == ShareKind::Pipe {
             request.server.wake(&WakeKey::Open(open.id.volatile)); // a READ may wait for the answer
         }

@@ -1,0 +1,109 @@
+//! Compounds (MS-SMB2 3.3.5.2.7): what requests inherit from those before them, and what a failure means to those behind it.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+
+use desk::{Client, Desk, Open, Part, part};
+use smb_proto::msg::{FileId, close, read, write};
+use smb_proto::{Command, Flags, Status};
+
+fn close_it(related: bool) -> Part {
+    part(Command::CLOSE, related, |out| close::Request { flags: 0, file_id: FileId::ANY }.encode(out))
+}
+
+fn open_it(related: bool, open: &Open<'_>) -> Part {
+    part(Command::CREATE, related, |out| open.encode(out))
+}
+
+fn write_it() -> Part {
+    let request = write::Request {
+        offset: 0,
+        file_id: FileId::ANY,
+        channel: 0,
+        remaining_bytes: 0,
+        channel_info: &[],
+        flags: 0,
+        data_offset: 0,
+        data: b"data",
+    };
+    part(Command::WRITE, true, |out| request.encode(out))
+}
+
+fn read_it() -> Part {
+    let request = read::Request {
+        padding: 0,
+        flags: 0,
+        length: 1,
+        offset: 0,
+        file_id: FileId::ANY,
+        minimum_count: 0,
+        channel: 0,
+        remaining_bytes: 0,
+        channel_info: &[],
+    };
+    part(Command::READ, true, |out| request.encode(out))
+}
+
+fn statuses(client: &mut Client, parts: Vec<Part>) -> Vec<Status> {
+    client.compound(parts).iter().map(desk::Message::status).collect()
+}
+
+#[test]
+fn a_failed_request_does_not_fail_those_behind_it() {
+    let desk = Desk::new();
+    std::fs::write(desk.directory.path().join("a"), "x").unwrap();
+    let mut client = desk.client(1, "user");
+    let open = Open { access: 1, ..Open::file("a") };
+    let parts = vec![open_it(false, &open), read_it(), write_it(), read_it(), close_it(true)];
+    let expected =
+        [Status::SUCCESS, Status::SUCCESS, Status::ACCESS_DENIED, Status::SUCCESS, Status::SUCCESS];
+    assert_eq!(statuses(&mut client, parts), expected);
+}
+
+#[test]
+fn a_failed_create_fails_what_means_its_file() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let missing = Open { disposition: 1, ..Open::file("missing") };
+    let parts = vec![
+        open_it(false, &missing),
+        close_it(true),
+        read_it(),
+        open_it(true, &Open::file("there")),
+        close_it(true),
+    ];
+    let missing = Status::OBJECT_NAME_NOT_FOUND;
+    assert_eq!(statuses(&mut client, parts), [missing, missing, missing, Status::SUCCESS, Status::SUCCESS]);
+}
+
+#[test]
+fn the_first_request_is_related_to_nothing() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let parts = vec![open_it(true, &Open::file("a")), close_it(true), close_it(false)];
+    let wrong = Status::INVALID_PARAMETER;
+    assert_eq!(statuses(&mut client, parts), [wrong, wrong, Status::FILE_CLOSED]);
+    assert!(!desk.directory.path().join("a").exists());
+}
+
+#[test]
+fn a_session_that_is_not_there_is_no_context_for_the_next() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let mut stranger = close_it(false);
+    stranger.session_id = Some(u64::MAX);
+    let parts = vec![open_it(false, &Open::file("a")), close_it(true), stranger, close_it(true)];
+    assert_eq!(
+        statuses(&mut client, parts),
+        [Status::SUCCESS, Status::SUCCESS, Status::USER_SESSION_DELETED, Status::INVALID_PARAMETER]
+    );
+}
+
+#[test]
+fn an_unknown_command_is_an_invalid_parameter() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let mut unknown = close_it(false);
+    (unknown.command, unknown.flags) = (Command(0xFF), Flags::default());
+    assert_eq!(statuses(&mut client, vec![unknown]), [Status::INVALID_PARAMETER]);
+}

@@ -1,0 +1,277 @@
+//! A server without sockets: requests go straight to the dispatcher, answers and notifications come back as messages. What
+//! the transport does with parked requests is done here by hand, so that a test decides what happens when.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // each test uses a part of it
+
+use std::sync::Arc;
+
+use importfs::share::directory::DirectoryShare;
+use importfs::smb::connection::{Connection, Negotiated, Signal};
+use importfs::smb::dispatch::{self, Job, Output};
+use importfs::smb::keys::Keys;
+use importfs::smb::server::{Encryption, Server, Settings, ShareEntry, ShareKind, Users};
+use importfs::smb::session::Session;
+use importfs::smb::share::Caller;
+use smb_proto::codec::Put;
+use smb_proto::header::{HEADER_LEN, Header};
+use smb_proto::msg::create::{self, context::Contexts, disposition, share_access};
+use smb_proto::msg::ioctl::validate_negotiate;
+use smb_proto::msg::{FileId, close, negotiate};
+use smb_proto::utf16::{self, Utf16};
+use smb_proto::{Command, Flags, Status};
+use tokio::sync::mpsc;
+
+/// A time, in 100 ns since 1601: what the dispatcher is told.
+const NOW: u64 = 134_000_000_000_000_000;
+
+struct Nobody;
+impl Users for Nobody {
+    fn nt_hash(&self, _account: &str) -> Option<[u8; 16]> {
+        None
+    }
+}
+
+/// A server with one directory share, `dir`.
+pub struct Desk {
+    pub server: Arc<Server>,
+    pub directory: tempfile::TempDir,
+}
+
+impl Desk {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let share = Arc::new(DirectoryShare::open(directory.path(), "dir").unwrap());
+        let entry = ShareEntry {
+            name: "dir".into(),
+            comment: String::new(),
+            kind: ShareKind::Disk,
+            share,
+            encrypt: false,
+            users: Vec::new(),
+        };
+        let server = Server::new(Settings {
+            name: "TEST".into(),
+            guid: [7; 16],
+            min_dialect: negotiate::DIALECT_202,
+            max_dialect: negotiate::DIALECT_311,
+            signing_required: false,
+            encryption: Encryption::Off,
+            shares: vec![Arc::new(entry)],
+            users: Arc::new(Nobody),
+        });
+        Self { server, directory }
+    }
+
+    /// A client with a session of `user` and a tree on the share. Clients of one `guid` are one client to leases.
+    pub fn client(&self, guid: u8, user: &str) -> Client {
+        let (signals, signalled) = mpsc::unbounded_channel();
+        let connection = Arc::new(Connection::new(user.into(), signals));
+        let negotiated = Negotiated {
+            offered: validate_negotiate::Request {
+                capabilities: 0x7F,
+                client_guid: [guid; 16],
+                security_mode: 1,
+                dialects: vec![negotiate::DIALECT_302],
+            },
+            answered: validate_negotiate::Response {
+                capabilities: 0,
+                server_guid: [7; 16],
+                security_mode: 1,
+                dialect: negotiate::DIALECT_302,
+            },
+            dialect: negotiate::DIALECT_302,
+            cipher: 0,
+            signing: negotiate::SIGNING_AES_CMAC,
+        };
+        let keys = Keys::derive(&[1; 16], &negotiated, &[0; 64]).unwrap();
+        assert!(connection.negotiated.set(negotiated).is_ok());
+        let caller = Caller { user: user.into(), peer: "test".into() };
+        let session = Arc::new(Session::new(self.server.unique_id(), caller, keys, false, false));
+        connection.add_session(Arc::clone(&session)).unwrap();
+        self.server.add_session(Arc::clone(&session)).unwrap();
+        let entry = Arc::clone(self.server.share("dir").unwrap());
+        let tree = session.connect(entry, 0x001F_01FF).unwrap();
+        let server = Arc::clone(&self.server);
+        let mut client = Client { server, connection, signalled, session, tree: tree.id, next: 0 };
+        client.request(Command::ECHO, |out| smb_proto::msg::echo::Request.encode(out)); // asks for credits
+        client
+    }
+}
+
+/// One message that came back.
+#[derive(Debug)]
+pub struct Message(pub Vec<u8>);
+
+impl Message {
+    pub fn header(&self) -> Header {
+        Header::decode(&self.0).unwrap()
+    }
+    pub fn status(&self) -> Status {
+        self.header().status
+    }
+    pub fn file_id(&self) -> FileId {
+        create::Response::decode(&self.0).unwrap().file_id
+    }
+}
+
+/// One part of a compound.
+pub struct Part {
+    pub command: Command,
+    pub related: bool,
+    pub flags: Flags,
+    pub session_id: Option<u64>,
+    pub body: Vec<u8>,
+}
+
+/// A part whose body `encode` appends behind the header.
+pub fn part(command: Command, related: bool, encode: impl FnOnce(&mut Vec<u8>)) -> Part {
+    let mut body = vec![0; HEADER_LEN];
+    encode(&mut body);
+    Part { command, related, flags: Flags::default(), session_id: None, body }
+}
+
+/// How a file is opened.
+#[derive(Clone)]
+pub struct Open<'a> {
+    pub name: &'a str,
+    pub access: u32,
+    pub share: u32,
+    pub disposition: u32,
+    pub options: u32,
+    pub oplock: u8,
+    pub contexts: Contexts<'a>,
+}
+
+impl<'a> Open<'a> {
+    /// Opens or creates, sharing everything.
+    pub fn file(name: &'a str) -> Self {
+        Self {
+            name,
+            access: 0x001F_01FF,
+            share: share_access::READ | share_access::WRITE | share_access::DELETE,
+            disposition: disposition::OPEN_IF,
+            options: 0,
+            oplock: 0,
+            contexts: Contexts::default(),
+        }
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let name = utf16::encode(self.name);
+        let request = create::Request {
+            oplock_level: self.oplock,
+            impersonation_level: 2,
+            desired_access: self.access,
+            file_attributes: 0x80,
+            share_access: self.share,
+            disposition: self.disposition,
+            options: self.options,
+            name: Utf16(&name),
+            contexts: self.contexts,
+        };
+        request.encode(out);
+    }
+}
+
+/// A client at the other end of a connection.
+pub struct Client {
+    pub server: Arc<Server>,
+    pub connection: Arc<Connection>,
+    signalled: mpsc::UnboundedReceiver<Signal>,
+    pub session: Arc<Session>,
+    pub tree: u32,
+    next: u64,
+}
+
+impl Client {
+    /// Sends a compound; gives the messages that were answered at once.
+    pub fn compound(&mut self, parts: Vec<Part>) -> Vec<Message> {
+        let mut frame = Vec::new();
+        let count = parts.len();
+        for (index, part) in parts.into_iter().enumerate() {
+            let mut message = part.body;
+            if index + 1 < count {
+                message.pad_to(0, 8);
+            }
+            let related = if part.related { Flags::RELATED_OPERATIONS } else { Flags::default() };
+            let mut head = Vec::new();
+            Header {
+                credit_charge: 1,
+                status: Status::SUCCESS,
+                command: part.command,
+                credits: 64,
+                flags: part.flags.with(related),
+                next_command: if index + 1 < count { message.len() as u32 } else { 0 },
+                message_id: self.next,
+                async_id: 0,
+                tree_id: self.tree,
+                session_id: part.session_id.unwrap_or(self.session.id),
+                signature: [0; 16],
+            }
+            .encode(&mut head);
+            self.next += 1;
+            message[..HEADER_LEN].copy_from_slice(&head);
+            frame.extend_from_slice(&message);
+        }
+        frame.put_zeros(16);
+        let frame = importfs::smb::buffer::Buffer::from_vec(frame);
+        let job = Job::new(&self.connection, frame).unwrap();
+        let output = dispatch::run(&self.server, &self.connection, job, None, NOW);
+        messages(&output)
+    }
+
+    /// Sends one request; gives its answer (an interim one where it was parked).
+    pub fn request(&mut self, command: Command, encode: impl FnOnce(&mut Vec<u8>)) -> Message {
+        let mut answers = self.compound(vec![part(command, false, encode)]);
+        assert_eq!(answers.len(), 1);
+        answers.remove(0)
+    }
+
+    pub fn open(&mut self, open: &Open<'_>) -> Message {
+        self.request(Command::CREATE, |out| open.encode(out))
+    }
+
+    pub fn close(&mut self, file_id: FileId) -> Status {
+        self.request(Command::CLOSE, |out| close::Request { flags: 0, file_id }.encode(out)).status()
+    }
+
+    /// Does what the transport does with signals: runs woken requests again. Gives all that is sent by that.
+    pub fn poll(&mut self) -> Vec<Message> {
+        let mut sent = Vec::new();
+        while let Ok(signal) = self.signalled.try_recv() {
+            sent.extend(self.act(signal));
+        }
+        sent
+    }
+
+    /// Lets the time of a parked request run out.
+    pub fn expire(&mut self, interim: &Message) -> Vec<Message> {
+        self.act(Signal::Expire(interim.header().async_id))
+    }
+
+    fn act(&mut self, signal: Signal) -> Vec<Message> {
+        match dispatch::unpark(&self.server, &self.connection, signal) {
+            Some(job) => messages(&dispatch::run(&self.server, &self.connection, job, Some(signal), NOW)),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// The messages of an output's frames.
+fn messages(output: &Output) -> Vec<Message> {
+    assert!(!output.disconnect, "the connection was cut");
+    output.frames.iter().flat_map(|frame| split(&frame.bytes()[4..])).collect()
+}
+
+/// Cuts a frame into its messages.
+pub fn split(mut frame: &[u8]) -> Vec<Message> {
+    let mut list = Vec::new();
+    loop {
+        let next = Header::decode(frame).unwrap().next_command as usize;
+        if next == 0 {
+            list.push(Message(frame.to_vec()));
+            return list;
+        }
+        list.push(Message(frame[..next].to_vec()));
+        frame = &frame[next..];
+    }
+}
