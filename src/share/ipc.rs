@@ -38,7 +38,7 @@ impl IpcShare {
 
 impl Share for IpcShare {
     fn traits(&self) -> ShareTraits {
-        ShareTraits { attributes: 0, file_system: "NPFS".into(), name_max: 255, slow_open: false }
+        ShareTraits { attributes: 0, file_system: "NPFS".into(), name_max: 255, is_slow: false }
     }
 
     fn volume(&self) -> Result<Volume, Status> {

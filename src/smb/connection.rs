@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::commands::session_setup::Login;
 use super::credits::Window;
-use super::dispatch::Job;
+use super::job::Job;
 use super::session::Session;
 use smb_proto::crypto::preauth::PreauthHash;
 

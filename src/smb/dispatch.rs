@@ -4,36 +4,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use smb_proto::crypto::encrypt::{TRANSFORM_LEN, TransformHeader};
-use smb_proto::frame::{FRAME_HEADER_LEN, Kind, Smb1Negotiate, encode_length};
+use smb_proto::frame::{Kind, Smb1Negotiate};
 use smb_proto::header::HEADER_LEN;
-use smb_proto::msg::{echo, error, read};
-use smb_proto::{Command, DecodeError, Flags, Header, Status};
+use smb_proto::msg::{echo, error};
+use smb_proto::{Command, Flags, Header, Status};
 
+use super::answer::{Answer, data, finish};
 use super::buffer::Buffer;
 use super::commands::session_setup::{Leg, Login};
 use super::commands::{self, logoff, negotiate, session_setup, tree_connect};
 use super::connection::{Connection, PARKED_MAX, SESSIONS_MAX, Signal};
+use super::job::{Job, part};
 use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
 use super::server::Server;
 use super::session::Session;
 
 /// How long a failed login's answer is held back, as Windows Server 2025 does: it makes guessing slow.
 const LOGIN_FAILED_DELAY: Duration = Duration::from_secs(2);
-
-/// A frame being worked on.
-pub struct Job {
-    frame: Buffer,
-    at: usize,
-    related: Related,
-    sealed_by: Option<Arc<Session>>,
-    async_id: Option<u64>,
-    message_id: u64,
-    key: Option<WakeKey>,
-    timeout: Option<Duration>,
-    /// Whose request was parked: its answer is signed even if the session has ended meanwhile.
-    session: Option<Arc<Session>>,
-}
 
 /// What a frame led to.
 #[derive(Default)]
@@ -48,68 +35,8 @@ pub struct Output {
     pub expiry: Option<(u64, Duration)>,
 }
 
-struct Answer {
-    message: Buffer,
-    session: Option<Arc<Session>>,
-    sign: bool,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Job {
-    /// Starts on a frame that has just been read: `frame` ends with 16 bytes of room that decryption needs. An error ends the
-    /// connection.
-    pub fn new(connection: &Connection, mut frame: Buffer) -> Result<Self, Status> {
-        let len = frame.bytes().len().saturating_sub(16);
-        let mut sealed_by = None;
-        let kind = Kind::of(frame.bytes()).map_err(|_| Status::INVALID_PARAMETER)?;
-        if kind == Kind::Transform {
-            let transform =
-                TransformHeader::decode(&frame.bytes()[..len]).map_err(|_| Status::INVALID_PARAMETER)?;
-            let session = connection.session(transform.session_id)?;
-            session.keys.open(frame.bytes_mut())?;
-            sealed_by = Some(session);
-        }
-        frame.set_payload_len(len);
-        if kind == Kind::Transform {
-            frame.advance(TRANSFORM_LEN);
-        }
-        Ok(Self {
-            frame,
-            at: 0,
-            related: Related::default(),
-            sealed_by,
-            async_id: None,
-            message_id: 0,
-            key: None,
-            timeout: None,
-            session: None,
-        })
-    }
-
-    /// Whether it is one request that moves data: those run several at a time.
-    pub fn is_bulk(&self) -> bool {
-        Header::decode(self.frame.bytes()).is_ok_and(|header| {
-            header.next_command == 0
-                && matches!(header.command, Command::READ | Command::WRITE | Command::FLUSH)
-        })
-    }
-}
-
-/// The bytes of the message at `at` and whether another follows: NextCommand is 8-aligned, past this header, inside.
-fn part(frame: &[u8], at: usize) -> Result<(Header, usize, bool), DecodeError> {
-    let rest = frame.get(at..).unwrap_or_default();
-    let header = Header::decode(rest)?;
-    let next = header.next_command as usize;
-    if next == 0 {
-        return Ok((header, frame.len(), false));
-    }
-    if !next.is_multiple_of(8) || next < HEADER_LEN || next >= rest.len() {
-        return Err(DecodeError::Invalid { what: "NextCommand", value: next as u64 });
-    }
-    Ok((header, at + next, true))
 }
 
 /// Runs a job to its end or until it has to wait. `signal`: why it runs again.
@@ -122,6 +49,10 @@ pub fn run(
 ) -> Output {
     let mut output = Output::default();
     let mut answers = Vec::new();
+    if job.decrypt().is_err() {
+        output.disconnect = true;
+        return output;
+    }
     if Kind::of(job.frame.bytes()) == Ok(Kind::Smb1) {
         smb1(server, &job, now, &mut answers, &mut output);
         finish(server, &job, answers, &mut output);
@@ -481,73 +412,4 @@ impl Stage<'_> {
         let sign = self.session.as_ref().is_some_and(|s| done || signed || s.signing_required);
         Answer { message, session: self.session.clone(), sign }
     }
-}
-
-/// A READ's headers in front of its payload.
-fn data(status: Status, mut payload: Buffer) -> (Status, Buffer) {
-    let len = payload.bytes().len() as u32;
-    let mut fixed = Vec::with_capacity(read::RESPONSE_FIXED_LEN);
-    read::encode_response(&mut fixed, read::RESPONSE_DATA_OFFSET, len);
-    if let Some(room) = payload.prepend(read::RESPONSE_FIXED_LEN) {
-        room.copy_from_slice(&fixed);
-    }
-    if payload.prepend(HEADER_LEN).is_none() {
-        // Not from `Pool::take_payload`: a handler's mistake, which must not become a torn frame.
-        let mut message = vec![0; HEADER_LEN];
-        error::Response::default().encode(&mut message);
-        return (Status::INTERNAL_ERROR, Buffer::from_vec(message));
-    }
-    (status, payload)
-}
-
-/// Joins the answers of a frame, signs each or seals the whole, and puts the length in front.
-fn finish(server: &Server, job: &Job, mut answers: Vec<Answer>, output: &mut Output) {
-    if answers.is_empty() {
-        return;
-    }
-    let sealer = job.sealed_by.as_ref();
-    let room = FRAME_HEADER_LEN + if sealer.is_some() { TRANSFORM_LEN } else { 0 };
-    let last = answers.len() - 1;
-    for (index, answer) in answers.iter_mut().enumerate() {
-        if index < last {
-            let mut padded = answer.message.bytes().to_vec();
-            padded.resize(padded.len().next_multiple_of(8), 0);
-            let next = padded.len() as u32;
-            padded[20..24].copy_from_slice(&next.to_le_bytes());
-            answer.message = Buffer::from_vec(padded);
-        }
-        if let (Some(session), true, None) = (&answer.session, answer.sign, sealer) {
-            session.keys.sign(answer.message.bytes_mut());
-        }
-    }
-    let single = if last == 0 { answers.pop().map(|answer| answer.message) } else { None };
-    let mut frame = match single {
-        Some(mut message) if message.headroom() >= room => {
-            let _ = message.prepend(room); // the room was just checked
-            message
-        }
-        single => {
-            let parts: Vec<Buffer> =
-                single.into_iter().chain(answers.into_iter().map(|answer| answer.message)).collect();
-            let mut frame =
-                server.pool.take(room + parts.iter().map(|part| part.bytes().len()).sum::<usize>());
-            let mut at = room;
-            for part in &parts {
-                frame.bytes_mut()[at..at + part.bytes().len()].copy_from_slice(part.bytes());
-                at += part.bytes().len();
-            }
-            frame
-        }
-    };
-    if let Some(session) = sealer
-        && session.keys.seal(&mut frame.bytes_mut()[FRAME_HEADER_LEN..], session.id).is_err()
-    {
-        output.disconnect = true;
-        return;
-    }
-    match encode_length(frame.bytes().len() - FRAME_HEADER_LEN) {
-        Ok(length) => frame.bytes_mut()[..FRAME_HEADER_LEN].copy_from_slice(&length),
-        Err(_) => output.disconnect = true,
-    }
-    output.frames.push(frame);
 }

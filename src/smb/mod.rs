@@ -4,15 +4,18 @@
 //! or vSphere. The tables that outlive a connection (sessions, opens, locks) are one [`server::Server`] value.
 //! A reader starts with [`request`]: what a command's handler is given and may answer.
 
+mod answer;
 pub mod buffer;
 pub mod commands;
 pub mod connection;
 pub mod credits;
 pub mod dispatch;
+pub mod job;
 pub mod keys;
 pub mod lock;
 pub mod name;
 pub mod open;
+mod outbox;
 pub mod pattern;
 pub mod request;
 pub mod server;

@@ -145,8 +145,9 @@ pub struct ShareTraits {
     pub file_system: String,
     /// Longest component, in UTF-16 units.
     pub name_max: u32,
-    /// Whether an open may block for longer than a local disk's latency, so that it must not hold a connection up.
-    pub slow_open: bool,
+    /// Whether an open, a close or a query may take longer than a local disk's latency, so that it must not hold up the
+    /// connection's other requests.
+    pub is_slow: bool,
 }
 
 /// A volume's numbers (MS-FSCC 2.5).

@@ -1,19 +1,25 @@
-//! Sockets: accepts connections, reads frames into pooled buffers, has them worked on off the async threads, and writes
-//! the answers. All protocol decisions are in [`super::dispatch`].
+//! Sockets: accepts connections, reads frames into pooled buffers and has them worked on: what is quick in place, what moves
+//! data or may take long on threads that may block. All protocol decisions are in [`super::dispatch`]; answers leave by
+//! [`super::outbox`]. Needs tokio's multi-threaded runtime.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use smb_proto::frame::{FRAME_HEADER_LEN, decode_length};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::buffer::Buffer;
 use super::connection::{Connection, Signal};
-use super::dispatch::{self, Job, Output};
+use super::dispatch::{self, Output};
+use super::job::{Job, Pace};
+use super::outbox::Outbox;
 use super::server::{PAYLOAD_BYTES_MAX, Server};
 
 /// Connections at once: file descriptors and memory for each are set aside by the operating system's defaults.
@@ -24,8 +30,10 @@ const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX as usize + (64 << 10);
 const FRAME_BYTES_BEFORE_LOGIN_MAX: usize = 128 << 10;
 /// Data requests of one connection that are worked on at once: covers a disk's latency, bounds buffers to 64 MiB.
 const BULK_PER_CONNECTION_MAX: usize = 8;
-/// Answers that wait for a slow reader; past that its requests wait.
-const ANSWERS_QUEUED_MAX: usize = 16;
+/// Small requests are read together, as many as fit here; larger frames go straight into their own buffer.
+const READ_AHEAD: usize = 8 << 10;
+/// Longest request that moves data in place, where it is the only one: an old client's 64 KiB and its headers.
+const ALONE_MAX: usize = (64 << 10) + 256;
 /// A metadata request that takes longer does not hold up those behind it.
 const IN_ORDER_MAX: Duration = Duration::from_millis(50);
 /// A client must have logged in by then.
@@ -74,12 +82,12 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: wat
 }
 
 /// What the tasks of a connection have in common.
-#[derive(Clone)]
 struct Tasks {
     server: Arc<Server>,
     connection: Arc<Connection>,
-    answers: mpsc::Sender<Buffer>,
-    stop: Arc<tokio::sync::Notify>,
+    outbox: Outbox,
+    stop: Notify,
+    runtime: Handle,
 }
 
 async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
@@ -88,22 +96,27 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
     }
     let (reader, writer) = stream.into_split();
     let (signals, signalled) = mpsc::unbounded_channel();
-    let (answers, queue) = mpsc::channel(ANSWERS_QUEUED_MAX);
-    let connection = Arc::new(Connection::new(peer.into(), signals));
-    let stop = Arc::new(tokio::sync::Notify::new());
-    let tasks = Tasks { server, connection, answers, stop };
-    let cleanup = Cleanup(tasks.clone());
+    let tasks = Arc::new(Tasks {
+        server,
+        connection: Arc::new(Connection::new(peer.into(), signals)),
+        outbox: Outbox::new(writer),
+        stop: Notify::new(),
+        runtime: Handle::current(),
+    });
+    let _cleanup = Cleanup(Arc::clone(&tasks));
+    // A task of its own: what it works on in place holds up nothing else of this connection.
+    let mut reading =
+        Reading(tokio::spawn(read(BufReader::with_capacity(READ_AHEAD, reader), Arc::clone(&tasks))));
     tokio::select! {
-        () = read(reader, tasks.clone()) => {}
-        () = write(writer, queue) => {}
-        () = resume(signalled, tasks.clone()) => {}
+        _ = &mut reading.0 => {}
+        () = tasks.outbox.run() => {}
+        () = resume(signalled, &tasks) => {}
         () = tasks.stop.notified() => {}
     }
-    drop(cleanup);
 }
 
 /// Ends the connection's sessions, also where its task is dropped at shutdown.
-struct Cleanup(Tasks);
+struct Cleanup(Arc<Tasks>);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
@@ -113,82 +126,169 @@ impl Drop for Cleanup {
     }
 }
 
-/// Reads frames. Those that move data run beside each other; all others in order, unless one takes too long.
-async fn read(mut reader: OwnedReadHalf, tasks: Tasks) {
+/// The reading task, stopped with the connection.
+struct Reading(JoinHandle<()>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Reader = BufReader<OwnedReadHalf>;
+
+/// Reads frames. Those that move data run beside each other, what is quick runs here, and all others run in order, unless one
+/// takes too long.
+async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
     let bulk = Arc::new(Semaphore::new(BULK_PER_CONNECTION_MAX));
     let started = tokio::time::Instant::now();
     loop {
-        let logged_in = tasks.connection.has_session();
-        let patience = if logged_in { IDLE_MAX } else { LOGIN_MAX.saturating_sub(started.elapsed()) };
-        let mut head = [0; FRAME_HEADER_LEN];
-        if !matches!(timeout(patience, reader.read_exact(&mut head)).await, Ok(Ok(_))) {
-            return;
-        }
-        let longest = if logged_in { FRAME_BYTES_MAX } else { FRAME_BYTES_BEFORE_LOGIN_MAX };
-        let Ok(length) = decode_length(head, longest) else { return };
-        let Ok(place) = Arc::clone(&bulk).acquire_owned().await else { return };
-        let mut frame = tasks.server.pool.take(length + 16);
-        let filled = timeout(FRAME_MAX, reader.read_exact(&mut frame.bytes_mut()[..length])).await;
-        if !matches!(filled, Ok(Ok(_))) {
-            return;
-        }
+        tasks.outbox.room().await;
+        let Some((frame, mut place)) = next_frame(&mut reader, &tasks, started, &bulk).await else { return };
         let Ok(job) = Job::new(&tasks.connection, frame) else { return };
-        let is_bulk = job.is_bulk();
-        let work = tokio::spawn(work(tasks.clone(), job, None, Some(place)));
-        if !is_bulk {
-            let wait = if logged_in { IN_ORDER_MAX } else { LOGIN_MAX };
-            let _ = timeout(wait, work).await; // too slow: it goes on by itself
+        match job.pace(&tasks.connection) {
+            Pace::Quick => {
+                let output = tokio::task::block_in_place(|| tasks.run(job, None));
+                if let Some(delay) = output.delay {
+                    tokio::time::sleep(delay).await;
+                }
+                tasks.take_up(output);
+                if !holds_frame(reader.buffer()) {
+                    tasks.outbox.flush();
+                }
+            }
+            Pace::Bulk => {
+                tasks.outbox.flush();
+                if place.is_none() {
+                    place = Arc::clone(&bulk).acquire_owned().await.ok();
+                }
+                if job.len() <= ALONE_MAX
+                    && bulk.available_permits() + 1 == BULK_PER_CONNECTION_MAX
+                    && is_idle(&reader)
+                {
+                    // Nothing to run beside: handing it over would cost more than it brings.
+                    let output = tokio::task::block_in_place(|| tasks.run(job, None));
+                    tasks.deliver(output);
+                } else {
+                    tasks.hand_over(job, None, place);
+                }
+            }
+            Pace::Slow => {
+                tasks.outbox.flush();
+                let work = tasks.hand_over(job, None, place);
+                let _ = timeout(IN_ORDER_MAX, work).await; // too slow: it goes on by itself
+            }
         }
     }
 }
 
-/// Runs a job on the blocking pool and queues its answers. A panic in it costs the connection.
-async fn work(
-    tasks: Tasks,
-    job: Job,
-    signal: Option<Signal>,
-    place: Option<tokio::sync::OwnedSemaphorePermit>,
-) {
-    let (server, connection) = (Arc::clone(&tasks.server), Arc::clone(&tasks.connection));
-    let done =
-        tokio::task::spawn_blocking(move || dispatch::run(&server, &connection, job, signal, now())).await;
-    let Output { frames, disconnect, delay, expiry } = done.unwrap_or_else(|error| {
-        tracing::error!(peer = %tasks.connection.peer, "a request failed inside the server: {error}");
-        Output { disconnect: true, ..Output::default() }
-    });
-    if let Some(delay) = delay {
-        tokio::time::sleep(delay).await;
+/// Whether a whole frame has been read already.
+fn holds_frame(buffered: &[u8]) -> bool {
+    buffered.first_chunk().is_some_and(|head| {
+        decode_length(*head, FRAME_BYTES_MAX).is_ok_and(|length| buffered.len() >= FRAME_HEADER_LEN + length)
+    })
+}
+
+/// Whether the client has sent nothing more yet.
+fn is_idle(reader: &Reader) -> bool {
+    reader.buffer().is_empty()
+        && rustix::io::ioctl_fionread(reader.get_ref().as_ref()).is_ok_and(|waiting| waiting == 0)
+}
+
+/// The next frame, with 16 bytes of room behind it, and its place among the bulk requests if it is large. `None`: the client
+/// is gone, too slow, or sends what can't be a frame.
+async fn next_frame(
+    reader: &mut Reader,
+    tasks: &Tasks,
+    started: tokio::time::Instant,
+    bulk: &Arc<Semaphore>,
+) -> Option<(Buffer, Option<OwnedSemaphorePermit>)> {
+    let logged_in = tasks.connection.has_session();
+    let mut head = [0; FRAME_HEADER_LEN];
+    if reader.buffer().len() < FRAME_HEADER_LEN {
+        let patience = if logged_in { IDLE_MAX } else { LOGIN_MAX.saturating_sub(started.elapsed()) };
+        timeout(patience, reader.read_exact(&mut head)).await.ok()?.ok()?;
+    } else {
+        reader.read_exact(&mut head).await.ok()?;
     }
-    for frame in frames {
-        if tasks.answers.send(frame).await.is_err() {
-            return;
+    let longest = if logged_in { FRAME_BYTES_MAX } else { FRAME_BYTES_BEFORE_LOGIN_MAX };
+    let length = decode_length(head, longest).ok()?;
+    // A large buffer is taken only when there is a place for what is in it.
+    let place = if length > READ_AHEAD { Some(Arc::clone(bulk).acquire_owned().await.ok()?) } else { None };
+    let mut frame = tasks.server.pool.take(length + 16);
+    let body = &mut frame.bytes_mut()[..length];
+    if reader.buffer().len() >= length {
+        reader.read_exact(body).await.ok()?;
+    } else {
+        timeout(FRAME_MAX, reader.read_exact(body)).await.ok()?.ok()?;
+    }
+    Some((frame, place))
+}
+
+impl Tasks {
+    /// Runs a job on this thread, which may block. A panic in it costs the connection.
+    fn run(&self, job: Job, signal: Option<Signal>) -> Output {
+        let work = || dispatch::run(&self.server, &self.connection, job, signal, now());
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            // The panic hook has printed what and where.
+            tracing::error!(peer = %self.connection.peer, "a request failed inside the server: its connection is cut");
+            Output { disconnect: true, ..Output::default() }
+        })
+    }
+
+    /// Runs a job on a thread that may block and sends its answers from there.
+    fn hand_over(
+        self: &Arc<Self>,
+        job: Job,
+        signal: Option<Signal>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> JoinHandle<()> {
+        let tasks = Arc::clone(self);
+        self.runtime.spawn_blocking(move || {
+            let output = tasks.run(job, signal);
+            tasks.deliver(output);
+            drop(place);
+        })
+    }
+
+    /// Does what a job led to, but for its delay; its answers are queued.
+    fn take_up(self: &Arc<Self>, output: Output) {
+        let Output { frames, disconnect, delay: _, expiry } = output;
+        self.outbox.push(frames);
+        if disconnect {
+            self.outbox.flush();
+            self.stop.notify_one();
+        }
+        if let Some((id, after)) = expiry {
+            let tasks = Arc::clone(self);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(after).await;
+                tasks.connection.signal(Signal::Expire(id));
+            });
         }
     }
-    drop(place);
-    if disconnect {
-        tasks.stop.notify_one();
-    }
-    if let Some((id, after)) = expiry {
-        tokio::spawn(async move {
-            tokio::time::sleep(after).await;
-            tasks.connection.signal(Signal::Expire(id));
-        });
+
+    /// Does what a job led to and sends its answers, after its delay.
+    fn deliver(self: &Arc<Self>, output: Output) {
+        if let Some(delay) = output.delay {
+            let tasks = Arc::clone(self);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(delay).await;
+                tasks.take_up(output);
+                tasks.outbox.flush();
+            });
+        } else {
+            self.take_up(output);
+            self.outbox.flush();
+        }
     }
 }
 
 /// Runs parked requests again.
-async fn resume(mut signalled: mpsc::UnboundedReceiver<Signal>, tasks: Tasks) {
+async fn resume(mut signalled: mpsc::UnboundedReceiver<Signal>, tasks: &Arc<Tasks>) {
     while let Some(signal) = signalled.recv().await {
         if let Some(job) = dispatch::unpark(&tasks.server, &tasks.connection, signal) {
-            tokio::spawn(work(tasks.clone(), job, Some(signal), None));
-        }
-    }
-}
-
-async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Buffer>) {
-    while let Some(frame) = queue.recv().await {
-        if writer.write_all(frame.bytes()).await.is_err() {
-            return;
+            tasks.hand_over(job, Some(signal), None);
         }
     }
 }

@@ -17,13 +17,16 @@ pub struct Tree {
     pub entry: Arc<ShareEntry>,
     /// The access that this user has at most (MaximalAccess of the response).
     pub maximal_access: u32,
+    /// Its calls may take long: they must not hold up what comes behind them.
+    pub is_slow: bool,
     gone: AtomicBool,
 }
 
 impl Tree {
     /// A tree of `session_id` on `entry`.
     pub fn new(id: u32, session_id: u64, entry: Arc<ShareEntry>, maximal_access: u32) -> Self {
-        Self { id, session_id, entry, maximal_access, gone: AtomicBool::new(false) }
+        let is_slow = entry.share.traits().is_slow;
+        Self { id, session_id, entry, maximal_access, is_slow, gone: AtomicBool::new(false) }
     }
 
     /// Marks it disconnected. Requests in flight see it at their next look and fail instead of making new opens.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use importfs::share::directory::DirectoryShare;
 use importfs::smb::connection::{Connection, Negotiated, Signal};
-use importfs::smb::dispatch::{self, Job, Output};
+use importfs::smb::dispatch::{self, Output};
+use importfs::smb::job::Job;
 use importfs::smb::keys::Keys;
 use importfs::smb::server::{Encryption, Server, Settings, ShareEntry, ShareKind, Users};
 use importfs::smb::session::Session;

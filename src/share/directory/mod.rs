@@ -88,7 +88,7 @@ impl Share for DirectoryShare {
             attributes: FILE_SYSTEM_ATTRIBUTES,
             file_system: "NTFS".to_owned(),
             name_max: NAME_MAX,
-            slow_open: false,
+            is_slow: false,
         }
     }
 

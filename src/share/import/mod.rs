@@ -141,7 +141,7 @@ impl Share for ImportShare {
             attributes: FILE_SYSTEM_ATTRIBUTES,
             file_system: "NTFS".to_owned(),
             name_max: NAME_MAX,
-            slow_open: true,
+            is_slow: true,
         }
     }
 

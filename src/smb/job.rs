@@ -1,0 +1,154 @@
+//! A frame being worked on: decrypted, cut into the parts of its compound, and how fast that may be expected to go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smb_proto::crypto::encrypt::{TRANSFORM_LEN, TransformHeader};
+use smb_proto::frame::Kind;
+use smb_proto::header::HEADER_LEN;
+use smb_proto::{Command, DecodeError, Flags, Header, Status};
+
+use super::buffer::Buffer;
+use super::connection::Connection;
+use super::request::{Related, WakeKey};
+use super::session::Session;
+
+/// A frame being worked on.
+pub struct Job {
+    pub(super) frame: Buffer,
+    pub(super) at: usize,
+    pub(super) related: Related,
+    pub(super) sealed_by: Option<Arc<Session>>,
+    /// Still encrypted: large frames are decrypted where they are worked on, several at a time.
+    encrypted: bool,
+    pub(super) async_id: Option<u64>,
+    pub(super) message_id: u64,
+    pub(super) key: Option<WakeKey>,
+    pub(super) timeout: Option<Duration>,
+    /// Whose request was parked: its answer is signed even if the session has ended meanwhile.
+    pub(super) session: Option<Arc<Session>>,
+}
+
+/// Encrypted frames up to this length are decrypted by whoever reads them: READ requests, and all that is no data.
+const DECRYPT_AT_ONCE_MAX: usize = 16 << 10;
+
+/// How a frame is to be worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// At once and in order: it waits for nothing slower than a local disk's metadata.
+    Quick,
+    /// It moves data: several at a time.
+    Bulk,
+    /// In order, but it may take long.
+    Slow,
+}
+
+impl Job {
+    /// Starts on a frame that has just been read: `frame` ends with 16 bytes of room that decryption needs. An error ends the
+    /// connection.
+    pub fn new(connection: &Connection, frame: Buffer) -> Result<Self, Status> {
+        let related = Related::default();
+        let mut job = Self {
+            frame,
+            at: 0,
+            related,
+            sealed_by: None,
+            encrypted: false,
+            async_id: None,
+            message_id: 0,
+            key: None,
+            timeout: None,
+            session: None,
+        };
+        let len = job.frame.bytes().len().saturating_sub(16);
+        if Kind::of(job.frame.bytes()).map_err(|_| Status::INVALID_PARAMETER)? == Kind::Transform {
+            let transform =
+                TransformHeader::decode(&job.frame.bytes()[..len]).map_err(|_| Status::INVALID_PARAMETER)?;
+            job.sealed_by = Some(connection.session(transform.session_id)?);
+            job.encrypted = true;
+            if len <= DECRYPT_AT_ONCE_MAX {
+                job.decrypt()?;
+            }
+        } else {
+            job.frame.set_payload_len(len);
+        }
+        Ok(job)
+    }
+
+    /// Decrypts the frame, if that was not done yet.
+    pub(super) fn decrypt(&mut self) -> Result<(), Status> {
+        if let (true, Some(session)) = (self.encrypted, &self.sealed_by) {
+            session.keys.open(self.frame.bytes_mut())?;
+            self.encrypted = false;
+            let len = self.frame.bytes().len() - 16;
+            self.frame.set_payload_len(len);
+            self.frame.advance(TRANSFORM_LEN);
+        }
+        Ok(())
+    }
+
+    /// Length of the frame in bytes.
+    pub fn len(&self) -> usize {
+        self.frame.bytes().len()
+    }
+
+    /// Whether there is nothing in the frame.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How it is to be worked on.
+    pub fn pace(&self, connection: &Connection) -> Pace {
+        if self.encrypted {
+            return Pace::Bulk; // as large as that only data is
+        }
+        let (mut at, mut ids) = (0, (0, 0));
+        while let Ok((header, end, more)) = part(self.frame.bytes(), at) {
+            if at == 0 && !more && matches!(header.command, Command::READ | Command::WRITE | Command::FLUSH) {
+                return Pace::Bulk;
+            }
+            if at == 0 || !header.flags.contains(Flags::RELATED_OPERATIONS) {
+                ids = (header.session_id, header.tree_id);
+            }
+            if !is_quick(connection, header.command, ids) {
+                return Pace::Slow;
+            }
+            if !more {
+                break;
+            }
+            at = end;
+        }
+        Pace::Quick
+    }
+}
+
+/// Whether a command is quick on that tree. What is not well-formed is: it is only refused.
+fn is_quick(connection: &Connection, command: Command, (session, tree): (u64, u32)) -> bool {
+    match command {
+        Command::NEGOTIATE
+        | Command::SESSION_SETUP
+        | Command::TREE_CONNECT
+        | Command::ECHO
+        | Command::CANCEL
+        | Command::OPLOCK_BREAK => true,
+        Command::CREATE | Command::CLOSE | Command::QUERY_INFO | Command::LOCK => connection
+            .session(session)
+            .and_then(|session| session.tree(tree))
+            .map_or(true, |tree| !tree.is_slow),
+        _ => false,
+    }
+}
+
+/// The bytes of the message at `at` and whether another follows: NextCommand is 8-aligned, past this header, inside.
+pub(super) fn part(frame: &[u8], at: usize) -> Result<(Header, usize, bool), DecodeError> {
+    let rest = frame.get(at..).unwrap_or_default();
+    let header = Header::decode(rest)?;
+    let next = header.next_command as usize;
+    if next == 0 {
+        return Ok((header, frame.len(), false));
+    }
+    if !next.is_multiple_of(8) || next < HEADER_LEN || next >= rest.len() {
+        return Err(DecodeError::Invalid { what: "NextCommand", value: next as u64 });
+    }
+    Ok((header, at + next, true))
+}
