@@ -30,7 +30,7 @@ step() {
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --all-features -- -D warnings
 step tests cargo test --workspace --all-features --quiet
-step build cargo build --release
+step build cargo build --release --bins --examples
 for script in interop/check_*.py; do
   step "$(basename "$script" .py)" python3 "$script"
 done

@@ -38,7 +38,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn all_sources() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in ["src", "protocol", "tests", "benches", "fuzz"] {
+    for folder in ["src", "protocol", "tests", "examples", "benches", "fuzz"] {
         sources(&root.join(folder), &mut found);
     }
     assert!(found.len() > 10, "the sources were not found");

@@ -8,6 +8,9 @@ pub mod directory;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod sink;
+pub mod stream_optimized;
+pub mod zeros;
 
 use std::io;
 

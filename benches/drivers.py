@@ -1,0 +1,103 @@
+"""Datastore drivers beside the raw tools that one would use instead: the same image, the same tmpfs, alternating, medians and ratios.
+
+    python3 benches/drivers.py [--mib 1024] [--runs 5] [--where /dev/shm] [--only NAME]
+
+Images: random data, zeros that are allocated, and a disk that is 20 % full of half compressible data. A row has MB/s of the disk's
+size for both sides and the median of the runs' ratios (above 1: ours is faster), then CPU seconds of both.
+"""
+import argparse
+import os
+import pathlib
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
+import lab  # noqa: E402
+
+MIB, GRAIN = 1 << 20, 64 << 10
+
+
+def images(where, mib):
+    """The three images: name, path."""
+    r = random.Random(1)
+    words = [r.randbytes(8) for _ in range(4096)]
+    kinds = {"random": lambda: r.randbytes(GRAIN), "zeros": lambda: bytes(GRAIN),
+             "20 % full": lambda: None if r.random() >= 0.2 else r.randbytes(GRAIN) if r.random() < 0.5 else b"".join(r.choices(words, k=GRAIN // 8))}
+    for name, grain in kinds.items():
+        path = where / f"{name[:2].strip()}.img"
+        with open(path, "wb") as f:
+            f.truncate(mib * MIB)
+            for offset in range(0, mib * MIB, GRAIN):
+                data = grain()
+                if data is not None:
+                    f.seek(offset)
+                    f.write(data)
+        yield name, path
+
+
+class Run:
+    """One command, or several that one after the other are one side's way; wall and CPU time."""
+
+    def __init__(self, *commands):
+        before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        for command in commands:
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{command}: {done.stdout}{done.stderr}")
+        self.seconds = time.monotonic() - begun
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def row(name, size, ours, theirs, extra=""):
+    median = statistics.median
+    print(f"| {name} | {size / 1e6 / median([r.seconds for r in ours]):.0f} | {size / 1e6 / median([r.seconds for r in theirs]):.0f} "
+          f"| {median([b.seconds / a.seconds for a, b in zip(ours, theirs)]):.2f} | {median([r.cpu for r in ours]):.2f} "
+          f"| {median([r.cpu for r in theirs]):.2f} | {extra} |", flush=True)
+
+
+def stream_optimized(tool, image, name, work, runs):
+    size = os.path.getsize(image)
+    for level in (1, 6):
+        ours, theirs, bytes_made = [], [], []
+        for _ in range(runs):
+            a, b = work / "ours.vmdk", work / "theirs.vmdk"
+            ours.append(Run((tool, "stream-optimized", image, a, level)))
+            theirs.append(Run(("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", image, b)))
+            bytes_made = [path.stat().st_size for path in (a, b)]
+            a.unlink(), b.unlink()
+        row(f"stream-optimized level {level}, {name}, qemu-img convert", size, ours, theirs,
+            f"{bytes_made[0] / MIB:.0f} and {bytes_made[1] / MIB:.0f} MiB")
+
+
+BENCHES = {"stream-optimized": stream_optimized}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--where", default="/dev/shm")
+    parser.add_argument("--only", choices=BENCHES)
+    arguments = parser.parse_args()
+    lab.need("qemu-img")
+    tool = lab.binary().parent / "examples" / "drivers"
+    if not tool.exists():
+        sys.exit(f"{tool} is missing: cargo build --release --examples")
+    work = lab.workdir("bench-drivers", arguments.where)
+    print("| driver, image, beside | ours MB/s | theirs MB/s | ratio | our CPU s | their CPU s | notes |\n|---|---|---|---|---|---|---|")
+    try:
+        for name, image in images(work, arguments.mib):
+            for bench in [arguments.only] if arguments.only else BENCHES:
+                BENCHES[bench](tool, image, name, work, arguments.runs)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
