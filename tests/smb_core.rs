@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use importfs::smb::server::{Encryption, Server, Settings, Users};
+use importfs::smb::server::{Server, Settings, Users};
 use importfs::smb::transport;
 use smb_proto::header::Header;
 use smb_proto::msg::{echo, negotiate};
@@ -21,16 +21,8 @@ impl Users for Nobody {
 }
 
 async fn start() -> (TcpStream, watch::Sender<bool>) {
-    let settings = Settings {
-        name: "TEST".into(),
-        guid: [7; 16],
-        min_dialect: negotiate::DIALECT_202,
-        max_dialect: negotiate::DIALECT_311,
-        signing_required: true,
-        encryption: Encryption::Desired,
-        shares: Vec::new(),
-        users: Arc::new(Nobody),
-    };
+    let settings =
+        Settings { guid: [7; 16], signing_required: true, ..Settings::new(Arc::new(Nobody), Vec::new()) };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);

@@ -201,6 +201,7 @@ fn settings(config: &Config, users: Arc<Users>) -> Result<Settings, Failure> {
             Encryption::Desired => server::Encryption::Desired,
             Encryption::Required => server::Encryption::Required,
         },
+        multichannel: config.smb.multichannel.then(|| config.smb.channel_addresses.clone()),
         shares,
         users: Arc::new(Accounts(users)),
     })

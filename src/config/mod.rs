@@ -145,6 +145,10 @@ pub struct SmbConfig {
     pub signing: Signing,
     /// Encryption policy.
     pub encryption: Encryption,
+    /// Whether a session may use several connections at once (SMB 3).
+    pub multichannel: bool,
+    /// Addresses of this server that clients may open such connections to, besides the one that they know already.
+    pub channel_addresses: Vec<IpAddr>,
 }
 
 impl Default for SmbConfig {
@@ -154,6 +158,8 @@ impl Default for SmbConfig {
             max_dialect: Dialect::Smb311,
             signing: Signing::Enabled,
             encryption: Encryption::Desired,
+            multichannel: true,
+            channel_addresses: Vec::new(),
         }
     }
 }

@@ -12,11 +12,11 @@ use super::buffer::Buffer;
 use super::dispatch::Output;
 use super::job::Job;
 use super::server::Server;
-use super::session::Session;
+use super::session::Channel;
 
 pub(super) struct Answer {
     pub(super) message: Buffer,
-    pub(super) session: Option<Arc<Session>>,
+    pub(super) session: Option<Arc<Channel>>,
     pub(super) sign: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn finish(server: &Server, job: &Job, mut answers: Vec<Answer>, outpu
             answer.message = Buffer::from_vec(padded);
         }
         if let (Some(session), true, None) = (&answer.session, answer.sign, sealer) {
-            session.keys.sign(answer.message.bytes_mut());
+            session.sign(answer.message.bytes_mut());
         }
     }
     let single = if last == 0 { answers.pop().map(|answer| answer.message) } else { None };

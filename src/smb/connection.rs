@@ -1,6 +1,7 @@
 //! One connection (MS-SMB2 3.3.1.7): what was negotiated, its sessions, and the requests that wait on it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smb_proto::Status;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use super::commands::session_setup::Login;
 use super::credits::Window;
 use super::job::Job;
-use super::session::Session;
+use super::session::Channel;
 use smb_proto::crypto::preauth::PreauthHash;
 
 /// Requests that may wait at once on one connection: notifies of a few hundred Explorer windows; more is a flood.
@@ -48,6 +49,8 @@ pub enum Signal {
 pub struct Connection {
     /// The client's address, for logs.
     pub peer: Arc<str>,
+    /// The address that the client has reached, where it is known.
+    pub local: OnceLock<IpAddr>,
     /// Set once by NEGOTIATE.
     pub negotiated: OnceLock<Negotiated>,
     /// Which MessageIds may come.
@@ -58,7 +61,8 @@ pub struct Connection {
     pub logins: Mutex<HashMap<u64, Login>>,
     /// Requests that wait, by AsyncId; at most [`PARKED_MAX`].
     pub parked: Mutex<HashMap<u64, Job>>,
-    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    /// Its channels by SessionId; `None` once the connection is lost: a login that ends later must leave nothing behind.
+    sessions: Mutex<Option<HashMap<u64, Arc<Channel>>>>,
     signals: mpsc::UnboundedSender<Signal>,
 }
 
@@ -68,17 +72,18 @@ impl Connection {
     pub fn new(peer: Arc<str>, signals: mpsc::UnboundedSender<Signal>) -> Self {
         Self {
             peer,
+            local: OnceLock::new(),
             negotiated: OnceLock::new(),
             window: Mutex::default(),
             preauth: Mutex::default(),
             logins: Mutex::default(),
             parked: Mutex::default(),
-            sessions: Mutex::default(),
+            sessions: Mutex::new(Some(HashMap::new())),
             signals,
         }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+    fn sessions(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<Channel>>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,36 +103,38 @@ impl Connection {
         self.negotiated.get().map_or(0, |negotiated| negotiated.dialect)
     }
 
-    /// Enters a session that was authenticated here.
-    pub fn add_session(&self, session: Arc<Session>) -> Result<(), Status> {
+    /// Enters a session that was authenticated or bound here; only [`super::session::Session::add_channel`] calls it.
+    pub fn add_session(&self, channel: Arc<Channel>) -> Result<(), Status> {
         let mut sessions = self.sessions();
+        let sessions = sessions.as_mut().ok_or(Status::USER_SESSION_DELETED)?;
         if sessions.len() >= SESSIONS_MAX {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
-        sessions.insert(session.id, session);
+        sessions.insert(channel.id, channel);
         Ok(())
     }
 
     /// The session of that id; STATUS_USER_SESSION_DELETED where this connection has none (MS-SMB2 3.3.5.2.9).
-    pub fn session(&self, id: u64) -> Result<Arc<Session>, Status> {
-        let session = self.sessions().get(&id).cloned().ok_or(Status::USER_SESSION_DELETED)?;
-        session.check()?;
-        Ok(session)
+    pub fn session(&self, id: u64) -> Result<Arc<Channel>, Status> {
+        let found = self.sessions().as_ref().and_then(|sessions| sessions.get(&id).cloned());
+        let channel = found.ok_or(Status::USER_SESSION_DELETED)?;
+        channel.check()?;
+        Ok(channel)
     }
 
     /// Whether anyone is logged in here.
     pub fn has_session(&self) -> bool {
-        !self.sessions().is_empty()
+        self.sessions().as_ref().is_some_and(|sessions| !sessions.is_empty())
     }
 
     /// Takes a session out.
-    pub fn remove_session(&self, id: u64) -> Option<Arc<Session>> {
-        self.sessions().remove(&id)
+    pub fn remove_session(&self, id: u64) -> Option<Arc<Channel>> {
+        self.sessions().as_mut()?.remove(&id)
     }
 
-    /// Takes all sessions out: the connection is lost.
-    pub fn drain_sessions(&self) -> Vec<Arc<Session>> {
-        self.sessions().drain().map(|(_, session)| session).collect()
+    /// Takes all sessions out: the connection is lost, and no session can be entered any more.
+    pub fn drain_sessions(&self) -> Vec<Arc<Channel>> {
+        self.sessions().take().into_iter().flat_map(HashMap::into_values).collect()
     }
 
     /// FSCTL_VALIDATE_NEGOTIATE_INFO (MS-SMB2 3.3.5.15.12): the answer, or `None` where what the client says it sent is

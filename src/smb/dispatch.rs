@@ -11,13 +11,12 @@ use smb_proto::{Command, Flags, Header, Status};
 
 use super::answer::{Answer, data, finish};
 use super::buffer::Buffer;
-use super::commands::session_setup::{Leg, Login};
 use super::commands::{self, logoff, negotiate, session_setup, tree_connect};
-use super::connection::{Connection, PARKED_MAX, SESSIONS_MAX, Signal};
+use super::connection::{Connection, PARKED_MAX, Signal};
 use super::job::{Job, part};
 use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
 use super::server::Server;
-use super::session::Session;
+use super::session::Channel;
 
 /// How long a failed login's answer is held back, as Windows Server 2025 does: it makes guessing slow.
 const LOGIN_FAILED_DELAY: Duration = Duration::from_secs(2);
@@ -205,7 +204,7 @@ struct Stage<'a> {
     end: usize,
     now: u64,
     tree_id: u32,
-    session: Option<Arc<Session>>,
+    session: Option<Arc<Channel>>,
 }
 
 impl Stage<'_> {
@@ -218,29 +217,30 @@ impl Stage<'_> {
         match self.header.command {
             Command::NEGOTIATE => return self.negotiate(&job.frame.bytes()[range]),
             _ if self.connection.negotiated.get().is_none() => return Err(Failure::Disconnect),
-            Command::SESSION_SETUP => return self.session_setup(&job.frame.bytes()[range], output),
+            Command::SESSION_SETUP => return self.session_setup(job, output),
             _ => {}
         }
         self.inherit(job)?;
         if self.header.command == Command::ECHO && self.header.session_id == 0 {
             return Ok(Reply::success(|out| echo::Response.encode(out)));
         }
-        let session = match self.connection.session(self.header.session_id) {
-            Ok(session) => session,
+        let channel = match self.connection.session(self.header.session_id) {
+            Ok(channel) => channel,
             Err(status) => {
                 job.related.session_id = None;
                 self.session = job.session.take();
                 return Err(abandoned(self.header.command, job.async_id, status).into());
             }
         };
-        self.session = Some(Arc::clone(&session));
+        self.session = Some(Arc::clone(&channel));
+        let session = Arc::clone(&channel.session);
         if job.async_id.is_none() {
-            self.check_protection(&session, job)?;
+            self.check_protection(&channel, job)?;
         }
         let message = &job.frame.bytes()[range];
         match self.header.command {
             Command::ECHO => Ok(Reply::success(|out| echo::Response.encode(out))),
-            Command::LOGOFF => logoff::handle(self.server, self.connection, &session, message),
+            Command::LOGOFF => logoff::handle(self.server, &session, message),
             Command::TREE_CONNECT => {
                 let (id, outcome) = tree_connect::handle(self.server, &session, message)?;
                 (self.tree_id, job.related.tree_id) = (id, id);
@@ -285,7 +285,7 @@ impl Stage<'_> {
     }
 
     /// Encrypted where the session demands it, by its own key, else signed where it demands that (3.3.5.2.4, 3.3.5.2.9).
-    fn check_protection(&self, session: &Arc<Session>, job: &mut Job) -> Result<(), Failure> {
+    fn check_protection(&self, session: &Channel, job: &mut Job) -> Result<(), Failure> {
         if let Some(sealer) = &job.sealed_by {
             // Someone else's key proves nothing about this session.
             return if sealer.id == session.id { Ok(()) } else { Err(Failure::Disconnect) };
@@ -295,7 +295,7 @@ impl Stage<'_> {
         }
         if self.header.flags.contains(Flags::SIGNED) {
             let message = &mut job.frame.bytes_mut()[job.at..self.end];
-            return if session.keys.verify(message) { Ok(()) } else { Err(Status::ACCESS_DENIED.into()) };
+            return if session.verify(message) { Ok(()) } else { Err(Status::ACCESS_DENIED.into()) };
         }
         if session.signing_required { Err(Status::ACCESS_DENIED.into()) } else { Ok(()) }
     }
@@ -305,45 +305,25 @@ impl Stage<'_> {
         negotiate::handle(self.server, self.connection, message, self.now)
     }
 
-    fn session_setup(&mut self, message: &[u8], output: &mut Output) -> Outcome {
-        let id = self.header.session_id;
-        if id != 0 && self.connection.session(id).is_ok() {
-            return Err(Status::REQUEST_NOT_ACCEPTED.into()); // re-authentication of a live session is not offered
-        }
-        let mut login = if id == 0 {
-            if lock(&self.connection.logins).len() >= SESSIONS_MAX {
-                return Err(Status::INSUFFICIENT_RESOURCES.into());
-            }
+    fn session_setup(&mut self, job: &mut Job, output: &mut Output) -> Outcome {
+        let begins = self.header.session_id == 0;
+        if begins {
             self.header.session_id = self.server.unique_id();
-            Login::new(lock(&self.connection.preauth).clone())
-        } else {
-            lock(&self.connection.logins).remove(&id).ok_or(Status::USER_SESSION_DELETED)?
-        };
-        login.preauth.update(message);
-        let leg = session_setup::leg(
-            self.server,
-            self.connection,
-            self.header.session_id,
-            login,
-            message,
-            self.now,
-        );
-        match leg {
-            Ok(Leg::More(login, reply)) => {
-                lock(&self.connection.logins).insert(self.header.session_id, login);
-                Ok(reply)
-            }
-            Ok(Leg::Done(session, reply)) => {
-                self.session = Some(session);
-                Ok(reply)
-            }
-            Err(failure) => {
-                if failure == Failure::Status(Status::LOGON_FAILURE) {
-                    output.delay = Some(LOGIN_FAILED_DELAY);
-                }
-                Err(failure)
-            }
         }
+        let arrival = session_setup::Arrival {
+            server: self.server,
+            connection: self.connection,
+            header: &self.header,
+            begins,
+            sealed_by: job.sealed_by.as_deref(),
+            now: self.now,
+        };
+        let (signer, outcome) = session_setup::handle(&arrival, &mut job.frame.bytes_mut()[job.at..self.end]);
+        self.session = signer;
+        if matches!(outcome, Err(Failure::Status(Status::LOGON_FAILURE))) {
+            output.delay = Some(LOGIN_FAILED_DELAY);
+        }
+        outcome
     }
 
     /// Makes the response's message, and keeps what later parts of the compound need to know.
@@ -370,7 +350,12 @@ impl Stage<'_> {
         // The request's own credits went with the interim response (3.3.4.2).
         let credits =
             if job.async_id.is_some() { 0 } else { lock(&self.connection.window).grant(self.header.credits) };
-        let answer = self.seal_header(status, credits, job.async_id, message);
+        let mut answer = self.seal_header(status, credits, job.async_id, message);
+        if let (Command::SESSION_SETUP, Some(channel), true) =
+            (self.header.command, &answer.session, answer.sign && job.sealed_by.is_none())
+        {
+            channel.sign(answer.message.bytes_mut()); // the hash covers the message as it is sent
+        }
         self.hash(status, answer.message.bytes());
         answer
     }
@@ -404,12 +389,17 @@ impl Stage<'_> {
             header.flags = header.flags.with(Flags::ASYNC_COMMAND);
             header.async_id = id;
         }
+        let done = self.header.command == Command::SESSION_SETUP && !status.is_error();
+        let signed = self.header.flags.contains(Flags::SIGNED);
+        let sign = self.session.as_ref().is_some_and(|s| done || signed || s.signing_required);
+        if signed && !sign {
+            // No key to answer with: flag and signature come back as they were, by which clients know such an answer.
+            header.flags = header.flags.with(Flags::SIGNED);
+            header.signature = self.header.signature;
+        }
         let mut head = Vec::with_capacity(HEADER_LEN);
         header.encode(&mut head);
         message.bytes_mut()[..HEADER_LEN].copy_from_slice(&head);
-        let done = self.header.command == Command::SESSION_SETUP;
-        let signed = self.header.flags.contains(Flags::SIGNED);
-        let sign = self.session.as_ref().is_some_and(|s| done || signed || s.signing_required);
         Answer { message, session: self.session.clone(), sign }
     }
 }

@@ -11,14 +11,14 @@ use smb_proto::{Command, DecodeError, Flags, Header, Status};
 use super::buffer::Buffer;
 use super::connection::Connection;
 use super::request::{Related, WakeKey};
-use super::session::Session;
+use super::session::Channel;
 
 /// A frame being worked on.
 pub struct Job {
     pub(super) frame: Buffer,
     pub(super) at: usize,
     pub(super) related: Related,
-    pub(super) sealed_by: Option<Arc<Session>>,
+    pub(super) sealed_by: Option<Arc<Channel>>,
     /// Still encrypted: large frames are decrypted where they are worked on, several at a time.
     encrypted: bool,
     pub(super) async_id: Option<u64>,
@@ -26,7 +26,7 @@ pub struct Job {
     pub(super) key: Option<WakeKey>,
     pub(super) timeout: Option<Duration>,
     /// Whose request was parked: its answer is signed even if the session has ended meanwhile.
-    pub(super) session: Option<Arc<Session>>,
+    pub(super) session: Option<Arc<Channel>>,
 }
 
 /// Encrypted frames up to this length are decrypted by whoever reads them: READ requests, and all that is no data.

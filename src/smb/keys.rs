@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use smb_proto::Status;
 use smb_proto::crypto::encrypt::{Cipher, CipherKey};
 use smb_proto::crypto::kdf::{self, Binding};
-use smb_proto::crypto::sign::{Sender, SigningAlgorithm, SigningKey};
+use smb_proto::crypto::sign::{SigningAlgorithm, SigningKey};
 use smb_proto::msg::negotiate::{DIALECT_300, DIALECT_311};
 
 use super::connection::Negotiated;
@@ -19,24 +19,36 @@ pub struct Keys {
     sealed: AtomicU64,
 }
 
+fn binding<'a>(negotiated: &Negotiated, preauth: &'a [u8; 64]) -> Binding<'a> {
+    if negotiated.dialect >= DIALECT_311 { Binding::Dialect311(preauth) } else { Binding::Dialect30 }
+}
+
+/// The key that signs: of a session's first channel, or (from the key of the login that bound it) of a further one.
+pub fn signing_key(
+    session_key: &[u8],
+    negotiated: &Negotiated,
+    preauth: &[u8; 64],
+) -> Result<SigningKey, Status> {
+    let algorithm = SigningAlgorithm::from_id(negotiated.signing).ok_or(Status::INTERNAL_ERROR)?;
+    let key = if negotiated.dialect >= DIALECT_300 {
+        SigningKey::new(algorithm, kdf::signing(session_key, binding(negotiated, preauth)).bytes())
+    } else {
+        SigningKey::new(algorithm, session_key)
+    };
+    key.ok_or(Status::INTERNAL_ERROR)
+}
+
 impl Keys {
     /// Derives them. `preauth` is the session's hash, used with 3.1.1 only.
     pub fn derive(session_key: &[u8], negotiated: &Negotiated, preauth: &[u8; 64]) -> Result<Self, Status> {
-        let binding =
-            if negotiated.dialect >= DIALECT_311 { Binding::Dialect311(preauth) } else { Binding::Dialect30 };
-        let algorithm = SigningAlgorithm::from_id(negotiated.signing).ok_or(Status::INTERNAL_ERROR)?;
-        let signing = if negotiated.dialect >= DIALECT_300 {
-            SigningKey::new(algorithm, kdf::signing(session_key, binding).bytes())
-        } else {
-            SigningKey::new(algorithm, session_key)
-        };
+        let signing = signing_key(session_key, negotiated, preauth)?;
+        let binding = binding(negotiated, preauth);
         let sealing = Cipher::from_id(negotiated.cipher).and_then(|cipher| {
             let len = cipher.key_len();
             let out = kdf::server_to_client(session_key, binding, len);
             let inward = kdf::client_to_server(session_key, binding, len);
             Some((CipherKey::new(cipher, out.bytes())?, CipherKey::new(cipher, inward.bytes())?))
         });
-        let signing = signing.ok_or(Status::INTERNAL_ERROR)?;
         Ok(Self { signing, sealing, sealed: AtomicU64::new(0) })
     }
 
@@ -45,14 +57,9 @@ impl Keys {
         self.sealing.is_some()
     }
 
-    /// Signs a response.
-    pub fn sign(&self, message: &mut [u8]) {
-        self.signing.sign(message, Sender::Server);
-    }
-
-    /// Whether a request carries this session's signature.
-    pub fn verify(&self, message: &mut [u8]) -> bool {
-        self.signing.verify(message, Sender::Client)
+    /// Session.SigningKey: that of the first channel.
+    pub fn signing(&self) -> &SigningKey {
+        &self.signing
     }
 
     /// Encrypts in place: `frame` is room for the transform header, then the message.

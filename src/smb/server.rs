@@ -1,10 +1,12 @@
 //! What all connections share: settings, sessions, and who waits for what.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use smb_proto::Status;
+use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 
 use super::buffer::Pool;
 use super::connection::Connection;
@@ -81,10 +83,30 @@ pub struct Settings {
     pub signing_required: bool,
     /// When traffic is encrypted.
     pub encryption: Encryption,
+    /// Whether clients may open several connections for a session, and to which addresses besides the one that they have
+    /// reached already.
+    pub multichannel: Option<Vec<IpAddr>>,
     /// The shares, IPC$ among them.
     pub shares: Vec<Arc<ShareEntry>>,
     /// The accounts.
     pub users: Arc<dyn Users>,
+}
+
+impl Settings {
+    /// Every dialect, encryption where a client wants it, one connection a session.
+    pub fn new(users: Arc<dyn Users>, shares: Vec<Arc<ShareEntry>>) -> Self {
+        Self {
+            name: "IMPORTFS".into(),
+            guid: [0; 16],
+            min_dialect: DIALECT_202,
+            max_dialect: DIALECT_311,
+            signing_required: false,
+            encryption: Encryption::Desired,
+            multichannel: None,
+            shares,
+            users,
+        }
+    }
 }
 
 /// A request that waits, found again by connection and AsyncId.
@@ -151,7 +173,16 @@ impl Server {
         lock(&self.sessions).get(&id).cloned()
     }
 
-    /// Takes a session out and ends it.
+    /// A connection is lost: its sessions lose a channel, and end with their last one (MS-SMB2 3.3.7.1).
+    pub fn connection_lost(&self, connection: &Connection) {
+        for channel in connection.drain_sessions() {
+            if channel.remove_channel(connection) {
+                self.remove_session(channel.id);
+            }
+        }
+    }
+
+    /// Takes a session out and ends it on all its channels.
     pub fn remove_session(&self, id: u64) -> Option<Arc<Session>> {
         let session = lock(&self.sessions).remove(&id)?;
         session.end();

@@ -94,11 +94,16 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer, "TCP_NODELAY: {error}");
     }
+    let local = stream.local_addr().map(|address| address.ip());
     let (reader, writer) = stream.into_split();
     let (signals, signalled) = mpsc::unbounded_channel();
+    let connection = Connection::new(peer.into(), signals);
+    if let Ok(local) = local {
+        let _ = connection.local.set(local); // set here only
+    }
     let tasks = Arc::new(Tasks {
         server,
-        connection: Arc::new(Connection::new(peer.into(), signals)),
+        connection: Arc::new(connection),
         outbox: Outbox::new(writer),
         stop: Notify::new(),
         runtime: Handle::current(),
@@ -120,9 +125,7 @@ struct Cleanup(Arc<Tasks>);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        for session in self.0.connection.drain_sessions() {
-            self.0.server.remove_session(session.id);
-        }
+        self.0.server.connection_lost(&self.0.connection);
     }
 }
 

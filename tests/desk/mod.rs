@@ -10,7 +10,7 @@ use importfs::smb::dispatch::{self, Output};
 use importfs::smb::job::Job;
 use importfs::smb::keys::Keys;
 use importfs::smb::server::{Encryption, Server, Settings, ShareEntry, ShareKind, Users};
-use importfs::smb::session::Session;
+use importfs::smb::session::{NewSession, Session};
 use importfs::smb::share::Caller;
 use smb_proto::codec::Put;
 use smb_proto::header::{HEADER_LEN, Header};
@@ -49,16 +49,8 @@ impl Desk {
             encrypt: false,
             users: Vec::new(),
         };
-        let server = Server::new(Settings {
-            name: "TEST".into(),
-            guid: [7; 16],
-            min_dialect: negotiate::DIALECT_202,
-            max_dialect: negotiate::DIALECT_311,
-            signing_required: false,
-            encryption: Encryption::Off,
-            shares: vec![Arc::new(entry)],
-            users: Arc::new(Nobody),
-        });
+        let settings = Settings::new(Arc::new(Nobody), vec![Arc::new(entry)]);
+        let server = Server::new(Settings { encryption: Encryption::Off, ..settings });
         Self { server, directory }
     }
 
@@ -84,11 +76,17 @@ impl Desk {
             signing: negotiate::SIGNING_AES_CMAC,
         };
         let keys = Keys::derive(&[1; 16], &negotiated, &[0; 64]).unwrap();
-        assert!(connection.negotiated.set(negotiated).is_ok());
-        let caller = Caller { user: user.into(), peer: "test".into() };
-        let session = Arc::new(Session::new(self.server.unique_id(), caller, keys, false, false));
-        connection.add_session(Arc::clone(&session)).unwrap();
+        assert!(connection.negotiated.set(negotiated.clone()).is_ok());
+        let session = Arc::new(Session::new(NewSession {
+            id: self.server.unique_id(),
+            negotiated,
+            caller: Caller { user: user.into(), peer: "test".into() },
+            keys,
+            signing_required: false,
+            encrypt: false,
+        }));
         self.server.add_session(Arc::clone(&session)).unwrap();
+        session.add_channel(&connection, None).unwrap();
         let entry = Arc::clone(self.server.share("dir").unwrap());
         let tree = session.connect(entry, 0x001F_01FF).unwrap();
         let server = Arc::clone(&self.server);

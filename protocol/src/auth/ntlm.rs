@@ -232,6 +232,7 @@ impl Challenged {
         if nt_response.len() < 44 || nt_response[16] != 1 {
             return Err(NtlmError::NotNtlmV2);
         }
+        promises_mic(&nt_response[16..])?; // a list of AV pairs that is none is refused before the proof is looked at
         Ok(Claim {
             challenged: self,
             message: token.to_vec(),
@@ -294,16 +295,17 @@ impl Claim {
 /// Whether MsvAvFlags in the client's challenge says that there is a MIC.
 fn promises_mic(client_challenge: &[u8]) -> Result<bool, NtlmError> {
     let mut r = Reader::at(client_challenge, 28, "NTLMv2_CLIENT_CHALLENGE");
+    let mut promised = false;
     while r.remaining() >= 4 {
         let (id, len) = (r.u16()?, r.u16()?);
         let value = r.bytes(usize::from(len))?;
         match id {
             av::EOL => break,
-            av::FLAGS => return Ok(Reader::new(value, "MsvAvFlags").u32()? & av::FLAG_MIC != 0),
+            av::FLAGS => promised = Reader::new(value, "MsvAvFlags").u32()? & av::FLAG_MIC != 0,
             _ => {}
         }
     }
-    Ok(false)
+    Ok(promised)
 }
 
 /// Which side's keys a GSS signature uses.

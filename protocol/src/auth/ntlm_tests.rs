@@ -119,6 +119,15 @@ fn a_changed_message_is_seen_by_the_mic() {
 }
 
 #[test]
+fn av_pairs_that_run_out_of_the_response_are_malformed() {
+    let (state, challenge) = challenged();
+    let mut token = answer(&challenge, "import", "WG", "x", 0);
+    let pairs = 88 + 16 + 28; // the response begins behind 88 bytes of header, the pairs behind 28 of the client's challenge
+    token[pairs..pairs + 4].copy_from_slice(&[0x54, 0x94, 0x7b, 0xff]);
+    assert!(matches!(state.authenticate(&token).unwrap_err(), NtlmError::Decode(_)));
+}
+
+#[test]
 fn anonymous_and_ntlmv1_are_refused() {
     let (state, challenge) = challenged();
     let token = answer(&challenge, "", "", "", 0);

@@ -45,7 +45,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     }
     let share = &request.tree.entry.share;
     let mut gate = request.server.opens.gate(request.session.id, message.share_access)?;
-    let opened = share.open(&open_request, &request.session.caller, &mut gate).map_err(|refusal| {
+    let opened = share.open(&open_request, &request.session.caller(), &mut gate).map_err(|refusal| {
         // A share that asks to wait has told the gate nothing yet; the tree's own key stands for 'ask again'.
         let key = FileKey { volume: 0, file: 0, stream: String::new() };
         Failure::from_refusal(refusal, WakeKey::File(key), Some(std::time::Duration::from_secs(1)))

