@@ -1,6 +1,6 @@
 //! One connection (MS-SMB2 3.3.1.7): what was negotiated, its sessions, and the requests that wait on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -8,6 +8,7 @@ use smb_proto::Status;
 use smb_proto::msg::ioctl::validate_negotiate;
 use tokio::sync::mpsc;
 
+use super::buffer::Buffer;
 use super::commands::session_setup::Login;
 use super::credits::Window;
 use super::job::Job;
@@ -18,6 +19,9 @@ use smb_proto::crypto::preauth::PreauthHash;
 pub const PARKED_MAX: usize = 512;
 /// Sessions per connection: a terminal server's users; more is a flood.
 pub const SESSIONS_MAX: usize = 256;
+
+/// Notifications that wait for a slow reader: more breaks than that, and it does not cache any more.
+pub const NOTIFICATIONS_MAX: usize = 256;
 
 /// What NEGOTIATE settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub enum Signal {
     Cancel(u64),
     /// Its time is over.
     Expire(u64),
+    /// Frames wait to be sent that answer no request.
+    Send,
 }
 
 /// One client's connection.
@@ -64,6 +70,7 @@ pub struct Connection {
     /// Its channels by SessionId; `None` once the connection is lost: a login that ends later must leave nothing behind.
     sessions: Mutex<Option<HashMap<u64, Arc<Channel>>>>,
     signals: mpsc::UnboundedSender<Signal>,
+    posted: Mutex<VecDeque<Buffer>>,
 }
 
 impl Connection {
@@ -80,6 +87,7 @@ impl Connection {
             parked: Mutex::default(),
             sessions: Mutex::new(Some(HashMap::new())),
             signals,
+            posted: Mutex::default(),
         }
     }
 
@@ -98,9 +106,29 @@ impl Connection {
         let _ = self.signals.send(signal); // as in `wake`
     }
 
+    /// Queues a frame that answers no request. `false` where it can't be sent: the connection is closing, or does not read.
+    pub fn post(&self, frame: Buffer) -> bool {
+        let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        if posted.len() >= NOTIFICATIONS_MAX || self.signals.send(Signal::Send).is_err() {
+            return false;
+        }
+        posted.push_back(frame);
+        true
+    }
+
+    /// The next frame that waits to be sent: one for each [`Signal::Send`].
+    pub fn take_posted(&self) -> Option<Buffer> {
+        self.posted.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
     /// The dialect, 0 before NEGOTIATE.
     pub fn dialect(&self) -> u16 {
         self.negotiated.get().map_or(0, |negotiated| negotiated.dialect)
+    }
+
+    /// The ClientGuid, zero before NEGOTIATE and for clients of 2.0.2.
+    pub fn client_guid(&self) -> [u8; 16] {
+        self.negotiated.get().map_or([0; 16], |negotiated| negotiated.offered.client_guid)
     }
 
     /// Enters a session that was authenticated or bound here; only [`super::session::Session::add_channel`] calls it.

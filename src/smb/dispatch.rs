@@ -30,7 +30,9 @@ pub struct Output {
     pub disconnect: bool,
     /// How long the frames are to be held back.
     pub delay: Option<Duration>,
-    /// A request was parked: its AsyncId, and when it is to run again at the latest.
+    /// A request was parked; once the frames are queued, [`arm`] lets it run again.
+    pub parked: Option<u64>,
+    /// The timer of a parked request: its AsyncId, and when it is to run again at the latest.
     pub expiry: Option<(u64, Duration)>,
 }
 
@@ -164,12 +166,14 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
         error::Response::default().encode(&mut message);
         let credits = lock(&connection.window).grant(stage.header.credits);
         answers.push(stage.seal_header(Status::PENDING, credits, Some(id), Buffer::from_vec(message)));
-        if let Some(timeout) = wait.timeout {
-            output.expiry = Some((id, timeout));
-        }
-        job.timeout = wait.timeout;
+    }
+    // One timer at a time: it may be early for a later wait, and then the handler waits on.
+    if let Some(timeout) = wait.timeout.filter(|_| !job.timed) {
+        output.expiry = Some((id, timeout));
+        job.timed = true;
     }
     finish(server, &job, answers, output);
+    (job.armed, output.parked) = (false, Some(id));
     lock(&connection.parked).insert(id, job);
     if !server.wait(wait.key, connection, id, wait.seen) {
         connection.signal(Signal::Wake(id));
@@ -178,12 +182,33 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
 
 /// Takes a parked job out, to be run again for `signal`.
 pub fn unpark(server: &Server, connection: &Connection, signal: Signal) -> Option<Job> {
-    let (Signal::Wake(id) | Signal::Cancel(id) | Signal::Expire(id)) = signal;
-    let mut job = lock(&connection.parked).remove(&id)?;
+    let (Signal::Wake(id) | Signal::Cancel(id) | Signal::Expire(id)) = signal else { return None };
+    let mut parked = lock(&connection.parked);
+    if let Some(job) = parked.get_mut(&id).filter(|job| !job.armed) {
+        // Its end must not overtake its interim response. A cancellation counts more than a wake-up.
+        if !matches!(job.missed, Some(Signal::Cancel(_))) {
+            job.missed = Some(signal);
+        }
+        return None;
+    }
+    let mut job = parked.remove(&id)?;
+    drop(parked);
+    job.timed &= !matches!(signal, Signal::Expire(_));
     if let Some(key) = job.key.take() {
         server.forget(&key, id);
     }
     Some(job)
+}
+
+/// The interim response of a parked request is queued: it may run again, and does so at once for what came meanwhile.
+pub fn arm(connection: &Connection, id: u64) {
+    let missed = lock(&connection.parked).get_mut(&id).and_then(|job| {
+        job.armed = true;
+        job.missed.take()
+    });
+    if let Some(signal) = missed {
+        connection.signal(signal);
+    }
 }
 
 /// What a request is told whose session or tree is gone. One that was parked did find them when it came: its lock went

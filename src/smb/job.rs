@@ -1,7 +1,6 @@
 //! A frame being worked on: decrypted, cut into the parts of its compound, and how fast that may be expected to go.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use smb_proto::crypto::encrypt::{TRANSFORM_LEN, TransformHeader};
 use smb_proto::frame::Kind;
@@ -9,7 +8,7 @@ use smb_proto::header::HEADER_LEN;
 use smb_proto::{Command, DecodeError, Flags, Header, Status};
 
 use super::buffer::Buffer;
-use super::connection::Connection;
+use super::connection::{Connection, Signal};
 use super::request::{Related, WakeKey};
 use super::session::Channel;
 
@@ -24,7 +23,12 @@ pub struct Job {
     pub(super) async_id: Option<u64>,
     pub(super) message_id: u64,
     pub(super) key: Option<WakeKey>,
-    pub(super) timeout: Option<Duration>,
+    /// A timer runs for it, which ends its wait.
+    pub(super) timed: bool,
+    /// Its interim response is on its way, and it may run again.
+    pub(super) armed: bool,
+    /// What came before that.
+    pub(super) missed: Option<Signal>,
     /// Whose request was parked: its answer is signed even if the session has ended meanwhile.
     pub(super) session: Option<Arc<Channel>>,
 }
@@ -57,7 +61,9 @@ impl Job {
             async_id: None,
             message_id: 0,
             key: None,
-            timeout: None,
+            timed: false,
+            armed: false,
+            missed: None,
             session: None,
         };
         let len = job.frame.bytes().len().saturating_sub(16);

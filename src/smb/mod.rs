@@ -5,16 +5,20 @@
 //! A reader starts with [`request`]: what a command's handler is given and may answer.
 
 mod answer;
+pub mod breaks;
 pub mod buffer;
 pub mod commands;
 pub mod connection;
 pub mod credits;
 pub mod dispatch;
+pub mod file_entry;
+pub mod gate;
 pub mod job;
 pub mod keys;
 pub mod lock;
 pub mod name;
 pub mod open;
+pub mod oplock;
 mod outbox;
 pub mod pattern;
 pub mod request;

@@ -1,21 +1,25 @@
-//! The table of opens (MS-SMB2 3.3.1.10) and, per file that is open, what all its opens share: share modes, delete pending,
-//! byte-range locks.
+//! The table of opens (MS-SMB2 3.3.1.10), of the files that they are of, and of leases (3.3.1.11).
 //!
-//! Both maps are sharded, and each file's state has its own mutex, so that READ and WRITE on different files never wait for
-//! one another; without locks on a file they take no mutex of it at all. Lock order: a shard of files, then a file's state.
+//! The maps are sharded, and each file's state has its own mutex, so that READ and WRITE on different files never wait for one
+//! another; without locks and caches on a file they take no mutex of it at all. Lock order: a shard of files, then a file's
+//! state, then the leases.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use smb_proto::Status;
-use smb_proto::fscc::access;
 use smb_proto::msg::FileId;
+use smb_proto::msg::create::oplock;
 
-use super::lock::{LockList, Sequences};
+use super::connection::Connection;
+use super::file_entry::FileEntry;
+use super::gate::{Gate, Intent};
+use super::lock::Sequences;
+use super::oplock::{Asker, Granted, LeaseKey, Wanted};
 use super::pattern::Pattern;
-use super::share::{DirEntry, File, FileKey, Listing, OpenGate, Refusal, SharePath};
+use super::share::{DirEntry, File, FileKey, Listing, SharePath};
 use super::share_mode::ShareMode;
 
 /// Opens of one session: what Windows' own clients stay far below, and the most that `smb2.maxfid` asks for.
@@ -51,10 +55,10 @@ pub struct OpenState {
 pub struct Open {
     /// Its FileId.
     pub id: FileId,
-    /// The session that it belongs to.
-    pub session_id: u64,
-    /// The tree that it belongs to.
-    pub tree_id: u32,
+    /// Where it belongs.
+    home: Home,
+    /// Its lease.
+    pub lease: Option<LeaseKey>,
     /// GrantedAccess.
     pub granted: u32,
     /// CreateOptions.
@@ -79,7 +83,34 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The session, tree and connection of an open: a reconnected one gets new ones.
+struct Home {
+    session_id: AtomicU64,
+    tree_id: AtomicU32,
+    connection: Mutex<Weak<Connection>>,
+}
+
 impl Open {
+    /// The session that it belongs to; 0 while it belongs to none.
+    pub fn session_id(&self) -> u64 {
+        self.home.session_id.load(Ordering::Acquire)
+    }
+
+    /// The tree that it belongs to.
+    pub fn tree_id(&self) -> u32 {
+        self.home.tree_id.load(Ordering::Acquire)
+    }
+
+    /// The connection that it was made on, if that is still there.
+    pub fn connection(&self) -> Option<Arc<Connection>> {
+        locked(&self.home.connection).upgrade()
+    }
+
+    /// How its file's oplocks know it.
+    pub fn asker(&self) -> Asker {
+        Asker { open: self.id.volatile, lease: self.lease }
+    }
+
     /// ACCESS_DENIED unless any of `wanted` was granted.
     pub fn require(&self, wanted: u32) -> Result<(), Status> {
         if self.granted & wanted == 0 { Err(Status::ACCESS_DENIED) } else { Ok(()) }
@@ -88,54 +119,6 @@ impl Open {
     /// Whether it was closed; a parked request finds out so.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-}
-
-/// What the opens of one file share.
-pub struct FileEntry {
-    /// The file.
-    pub key: FileKey,
-    state: Mutex<FileState>,
-    locks_held: AtomicUsize,
-}
-
-#[derive(Default)]
-struct FileState {
-    uses: Vec<(u64, ShareMode)>,
-    delete_pending: bool,
-    locks: LockList,
-}
-
-impl FileEntry {
-    /// Whether the file goes away with its last open.
-    pub fn delete_pending(&self) -> bool {
-        locked(&self.state).delete_pending
-    }
-
-    /// Marks the file for deletion, or takes the mark back.
-    pub fn set_delete_pending(&self, pending: bool) {
-        locked(&self.state).delete_pending = pending;
-    }
-
-    /// Whether an open but `id`'s could not stand beside `mode`.
-    pub fn conflicts(&self, id: u64, mode: ShareMode) -> bool {
-        locked(&self.state).uses.iter().any(|(other, held)| *other != id && held.conflicts(mode))
-    }
-
-    /// Works on the locks.
-    pub fn with_locks<T>(&self, work: impl FnOnce(&mut LockList) -> T) -> T {
-        let mut state = locked(&self.state);
-        let result = work(&mut state.locks);
-        self.locks_held.store(state.locks.len(), Ordering::Release);
-        result
-    }
-
-    /// Whether the open may read or write there; no mutex where nothing is locked.
-    pub fn check_io(&self, id: u64, offset: u64, length: u64, write: bool) -> Result<(), Status> {
-        if self.locks_held.load(Ordering::Acquire) == 0 {
-            return Ok(());
-        }
-        locked(&self.state).locks.check(id, offset, length, write)
     }
 }
 
@@ -148,6 +131,7 @@ pub struct OpenTable {
     opens: Vec<OpenShard>,
     per_session: Mutex<HashMap<u64, usize>>,
     count: AtomicUsize,
+    leases: Mutex<HashMap<LeaseKey, Arc<FileEntry>>>,
     next: AtomicU64,
     hasher: RandomState,
 }
@@ -159,6 +143,7 @@ impl Default for OpenTable {
             opens: (0..SHARDS).map(|_| OpenShard::default()).collect(),
             per_session: Mutex::default(),
             count: AtomicUsize::new(0),
+            leases: Mutex::default(),
             next: AtomicU64::new(1),
             hasher: RandomState::new(),
         }
@@ -167,10 +152,14 @@ impl Default for OpenTable {
 
 /// What [`OpenTable::insert`] makes an open of.
 pub struct NewOpen {
-    /// The session.
-    pub session_id: u64,
     /// The tree.
     pub tree_id: u32,
+    /// The connection.
+    pub connection: Weak<Connection>,
+    /// The oplock or lease that is asked for.
+    pub wanted: Wanted,
+    /// The file was emptied or replaced.
+    pub overwritten: bool,
     /// GrantedAccess.
     pub granted: u32,
     /// CreateOptions.
@@ -182,7 +171,7 @@ pub struct NewOpen {
 }
 
 impl OpenTable {
-    fn file_shard(&self, key: &FileKey) -> MutexGuard<'_, HashMap<FileKey, Arc<FileEntry>>> {
+    pub(super) fn file_shard(&self, key: &FileKey) -> MutexGuard<'_, HashMap<FileKey, Arc<FileEntry>>> {
         locked(&self.files[self.hasher.hash_one(key) as usize % SHARDS])
     }
 
@@ -194,17 +183,32 @@ impl OpenTable {
     pub fn get(&self, id: FileId, session_id: u64, tree_id: u32) -> Result<Arc<Open>, Status> {
         let shard = self.open_shard(id.volatile).read().unwrap_or_else(PoisonError::into_inner);
         let open = shard.get(&id.volatile).ok_or(Status::FILE_CLOSED)?;
-        if open.id != id || open.session_id != session_id || open.tree_id != tree_id {
+        if open.id != id || open.session_id() != session_id || open.tree_id() != tree_id {
             return Err(Status::FILE_CLOSED);
         }
         Ok(Arc::clone(open))
     }
 
-    /// A gate for an open that `session_id` is about to make, sharing `share`.
-    pub fn gate(&self, session_id: u64, share: u32) -> Result<Gate<'_>, Status> {
+    /// The open of that volatile FileId, whosever it is.
+    pub fn by_id(&self, volatile: u64) -> Option<Arc<Open>> {
+        self.open_shard(volatile).read().unwrap_or_else(PoisonError::into_inner).get(&volatile).cloned()
+    }
+
+    /// A gate for an open that `session_id` is about to make.
+    pub fn gate(&self, session_id: u64, intent: Intent) -> Result<Gate<'_>, Status> {
         self.reserve(session_id)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        Ok(Gate { table: self, session_id, id, share, entry: None })
+        Ok(Gate { table: self, session_id, id, intent, entry: None, breaks: Vec::new(), waits_for: None })
+    }
+
+    /// Whether the key is that of a lease on another file.
+    pub(super) fn is_leased_elsewhere(&self, lease: LeaseKey, key: &FileKey) -> bool {
+        locked(&self.leases).get(&lease).is_some_and(|entry| entry.key != *key)
+    }
+
+    /// The file that is leased under that key.
+    pub fn leased(&self, lease: LeaseKey) -> Option<Arc<FileEntry>> {
+        locked(&self.leases).get(&lease).cloned()
     }
 
     fn reserve(&self, session_id: u64) -> Result<(), Status> {
@@ -218,7 +222,7 @@ impl OpenTable {
         Ok(())
     }
 
-    fn unreserve(&self, session_id: u64) {
+    pub(super) fn unreserve(&self, session_id: u64) {
         let mut per_session = locked(&self.per_session);
         if let Some(own) = per_session.get_mut(&session_id) {
             *own = own.saturating_sub(1);
@@ -229,13 +233,33 @@ impl OpenTable {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Makes an open of what the share opened through `gate`.
-    pub fn insert(&self, mut gate: Gate<'_>, new: NewOpen) -> Result<Arc<Open>, Status> {
+    /// Makes an open of what the share opened through `gate`, and grants it what it wants and may have.
+    pub fn insert(&self, mut gate: Gate<'_>, new: NewOpen) -> Result<(Arc<Open>, Granted), Status> {
         let entry = gate.entry.clone().ok_or(Status::INTERNAL_ERROR)?;
+        // What changes without clients, and directories, nobody may cache.
+        let cacheable = !new.file.is_directory() && !new.file.changes_by_itself();
+        let asker = Asker { open: gate.id, lease: gate.intent.lease.filter(|_| cacheable) };
+        let wanted = if cacheable { new.wanted } else { Wanted::Oplock(oplock::NONE) };
+        let granted = {
+            let mut guard = entry.lock();
+            if let Some(lease) = asker.lease {
+                let mut leases = locked(&self.leases);
+                // Of two files that ask for one key at once, one comes here second.
+                if leases.get(&lease).is_some_and(|other| other.key != entry.key) {
+                    return Err(Status::INVALID_PARAMETER);
+                }
+                leases.insert(lease, Arc::clone(&entry));
+            }
+            guard.grant(asker, wanted, new.overwritten)
+        };
         let open = Arc::new(Open {
             id: FileId { persistent: gate.id, volatile: gate.id },
-            session_id: new.session_id,
-            tree_id: new.tree_id,
+            home: Home {
+                session_id: AtomicU64::new(gate.session_id),
+                tree_id: AtomicU32::new(new.tree_id),
+                connection: Mutex::new(new.connection),
+            },
+            lease: asker.lease,
             granted: new.granted,
             options: new.options,
             file: new.file,
@@ -247,11 +271,13 @@ impl OpenTable {
             closed: AtomicBool::new(false),
         });
         gate.entry = None; // the open holds the share mode from here on
+        gate.breaks = Vec::new();
         let mut shard = self.open_shard(gate.id).write().unwrap_or_else(PoisonError::into_inner);
         shard.insert(gate.id, Arc::clone(&open));
         drop(shard);
+        gate.waits_for = None;
         std::mem::forget(gate); // its place in the counts is the open's now
-        Ok(open)
+        Ok((open, granted))
     }
 
     /// Closes an open: locks are released, the last close deletes what is marked (MS-FSA 2.1.5.5). `clean`: a client asked
@@ -264,47 +290,33 @@ impl OpenTable {
         self.open_shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         locked(&open.enumeration).listing = None;
         let delete = {
-            let mut state = locked(&open.entry.state);
-            state.locks.release(id);
-            open.entry.locks_held.store(state.locks.len(), Ordering::Release);
-            state.delete_pending |= open.delete_on_close;
-            // Of two that close at once, the later one here is the last: each gives its share mode up under this mutex,
-            // and only the last keeps it, until the file is gone.
-            let last = state.uses.iter().all(|(other, _)| *other == id);
-            if !last {
-                state.uses.retain(|(other, _)| *other != id);
+            let mut guard = open.entry.lock();
+            let (delete, lease) = guard.close(id, open.delete_on_close);
+            if let Some(lease) = lease {
+                locked(&self.leases).remove(&lease);
             }
-            state.delete_pending && last
+            delete
         };
         let closed = open.file.close(clean);
         // The share mode goes last: until the file is gone, an open of its name meets DELETE_PENDING.
         let deleted = if delete { open.file.delete() } else { Ok(()) };
         self.release(&open.entry, id);
-        self.unreserve(open.session_id);
+        self.unreserve(open.session_id());
         closed.and(deleted)
     }
 
-    fn release(&self, entry: &Arc<FileEntry>, id: u64) {
+    pub(super) fn release(&self, entry: &Arc<FileEntry>, id: u64) {
         let mut files = self.file_shard(&entry.key);
-        let mut state = locked(&entry.state);
-        state.uses.retain(|(other, _)| *other != id);
-        if state.uses.is_empty() {
+        if entry.lock().leave(id) {
             files.remove(&entry.key);
         }
     }
 
-    /// Closes what a lost connection, a logoff or a tree disconnect leaves open: all of a session, or of one of its trees
-    /// (MS-SMB2 3.3.5.6, 3.3.5.8, 3.3.7.1). Gives the opens, so that who waits for them can be woken.
-    pub fn close_all(&self, session_id: u64, tree_id: Option<u32>, clean: bool) -> Vec<Arc<Open>> {
-        let opens = self.select(|open| {
-            open.session_id == session_id && tree_id.is_none_or(|tree_id| open.tree_id == tree_id)
-        });
-        for open in &opens {
-            if let Err(status) = self.close(open, clean) {
-                tracing::debug!(%status, file = ?open.file.path().components, "closing an open that was left");
-            }
-        }
-        opens
+    /// The opens of a session, or of one of its trees.
+    pub fn of(&self, session_id: u64, tree_id: Option<u32>) -> Vec<Arc<Open>> {
+        self.select(|open| {
+            open.session_id() == session_id && tree_id.is_none_or(|tree_id| open.tree_id() == tree_id)
+        })
     }
 
     /// Every open that `which` picks. For teardown and renames of directories: it walks the whole table.
@@ -351,50 +363,17 @@ impl OpenTable {
     }
 }
 
-/// Admits one open: reserves its share mode before the share touches the file. Dropped unused, it takes that back.
-pub struct Gate<'t> {
-    table: &'t OpenTable,
-    session_id: u64,
-    id: u64,
-    share: u32,
-    entry: Option<Arc<FileEntry>>,
-}
-
-impl OpenGate for Gate<'_> {
-    fn admit(&mut self, key: &FileKey, _existed: bool, granted: u32) -> Result<(), Refusal> {
-        let mode = ShareMode { access: granted & access::ALL, share: self.share };
-        let mut files = self.table.file_shard(key);
-        let entry = files.entry(key.clone()).or_insert_with(|| {
-            let (state, locks_held) = (Mutex::default(), AtomicUsize::new(0));
-            Arc::new(FileEntry { key: key.clone(), state, locks_held })
-        });
-        let mut state = locked(&entry.state);
-        if state.delete_pending {
-            return Err(Status::DELETE_PENDING.into());
-        }
-        if state.uses.iter().any(|(_, held)| held.conflicts(mode)) {
-            return Err(Status::SHARING_VIOLATION.into());
-        }
-        state.uses.push((self.id, mode));
-        drop(state);
-        self.entry = Some(Arc::clone(entry));
-        Ok(())
-    }
-}
-
-impl Drop for Gate<'_> {
-    fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
-            self.table.release(&entry, self.id);
-        }
-        self.table.unreserve(self.session_id);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use smb_proto::fscc::access;
+
     use super::*;
+    use crate::smb::share::{OpenGate, Refusal};
+
+    fn share(share: u32) -> Intent {
+        Intent { share, ..Intent::default() }
+    }
 
     fn key(file: u64) -> FileKey {
         FileKey { volume: 1, file, stream: String::new() }
@@ -403,15 +382,15 @@ mod tests {
     #[test]
     fn a_gate_holds_its_share_mode_until_it_is_dropped() {
         let table = OpenTable::default();
-        let mut first = table.gate(1, 0).unwrap();
+        let mut first = table.gate(1, share(0)).unwrap();
         first.admit(&key(1), true, access::READ_DATA).unwrap();
-        let mut second = table.gate(1, 7).unwrap();
+        let mut second = table.gate(1, share(7)).unwrap();
         let refused = second.admit(&key(1), true, access::READ_DATA).unwrap_err();
         assert_eq!(refused, Refusal::Status(Status::SHARING_VIOLATION));
         second.admit(&key(2), true, access::READ_DATA).unwrap();
         drop(first);
         assert!(!table.is_open(&key(1)));
-        let mut third = table.gate(1, 7).unwrap();
+        let mut third = table.gate(1, share(7)).unwrap();
         third.admit(&key(1), true, access::READ_DATA).unwrap();
         drop((second, third));
         assert!(table.is_empty());
@@ -420,10 +399,11 @@ mod tests {
     #[test]
     fn what_is_marked_for_deletion_cannot_be_opened() {
         let table = OpenTable::default();
-        let mut first = table.gate(1, 7).unwrap();
+        let mut first = table.gate(1, share(7)).unwrap();
         first.admit(&key(1), true, access::DELETE).unwrap();
         first.entry.as_ref().unwrap().set_delete_pending(true);
-        let refused = table.gate(1, 7).unwrap().admit(&key(1), true, access::READ_ATTRIBUTES).unwrap_err();
+        let refused =
+            table.gate(1, share(7)).unwrap().admit(&key(1), true, access::READ_ATTRIBUTES).unwrap_err();
         assert_eq!(refused, Refusal::Status(Status::DELETE_PENDING));
     }
 
@@ -431,7 +411,7 @@ mod tests {
     fn opens_of_a_session_are_bounded() {
         let table = OpenTable::default();
         locked(&table.per_session).insert(1, OPENS_PER_SESSION_MAX);
-        assert_eq!(table.gate(1, 7).err(), Some(Status::TOO_MANY_OPENED_FILES));
-        assert!(table.gate(2, 7).is_ok());
+        assert_eq!(table.gate(1, share(7)).err(), Some(Status::TOO_MANY_OPENED_FILES));
+        assert!(table.gate(2, share(7)).is_ok());
     }
 }

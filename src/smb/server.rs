@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use smb_proto::Status;
 use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 
+use super::breaks::Leasers;
 use super::buffer::Pool;
 use super::connection::Connection;
 use super::open::OpenTable;
@@ -123,6 +124,8 @@ pub struct Server {
     pub pool: Arc<Pool>,
     /// Every open file.
     pub opens: OpenTable,
+    /// Where lease breaks go.
+    pub leasers: Leasers,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     waiters: Mutex<HashMap<WakeKey, Vec<Waiter>>>,
     /// Counts wake-ups, so that one between a handler's decision to wait and its registration is not lost.
@@ -141,6 +144,7 @@ impl Server {
             settings,
             pool: Pool::new(),
             opens: OpenTable::default(),
+            leasers: Leasers::default(),
             sessions: Mutex::default(),
             waiters: Mutex::default(),
             wakes: AtomicU64::new(0),
@@ -192,9 +196,8 @@ impl Server {
 
     /// Closes what a session, or one of its trees, has left open, and wakes who waited for those files.
     pub fn close_opens(&self, session_id: u64, tree_id: Option<u32>) {
-        for open in self.opens.close_all(session_id, tree_id, false) {
-            self.wake(&WakeKey::Open(open.id.volatile));
-            self.wake(&WakeKey::File(open.entry.key.clone()));
+        for open in self.opens.of(session_id, tree_id) {
+            self.close_open(&open);
         }
     }
 

@@ -241,6 +241,10 @@ pub trait File: Send + Sync {
     fn path(&self) -> SharePath;
     /// Whether it is a directory.
     fn is_directory(&self) -> bool;
+    /// Whether it changes without any client's doing (the service's own logs): then no client may cache it.
+    fn changes_by_itself(&self) -> bool {
+        false
+    }
     /// Its numbers now.
     fn metadata(&self) -> Result<Metadata, Status>;
 

@@ -256,8 +256,11 @@ impl Tasks {
 
     /// Does what a job led to, but for its delay; its answers are queued.
     fn take_up(self: &Arc<Self>, output: Output) {
-        let Output { frames, disconnect, delay: _, expiry } = output;
+        let Output { frames, disconnect, delay: _, parked, expiry } = output;
         self.outbox.push(frames);
+        if let Some(id) = parked {
+            dispatch::arm(&self.connection, id);
+        }
         if disconnect {
             self.outbox.flush();
             self.stop.notify_one();
@@ -290,6 +293,13 @@ impl Tasks {
 /// Runs parked requests again.
 async fn resume(mut signalled: mpsc::UnboundedReceiver<Signal>, tasks: &Arc<Tasks>) {
     while let Some(signal) = signalled.recv().await {
+        if signal == Signal::Send {
+            tasks.outbox.room().await; // what a client does not read must not pile up
+            let Some(frame) = tasks.connection.take_posted() else { continue };
+            tasks.outbox.push(vec![frame]);
+            tasks.outbox.flush();
+            continue;
+        }
         if let Some(job) = dispatch::unpark(&tasks.server, &tasks.connection, signal) {
             tasks.hand_over(job, Some(signal), None);
         }

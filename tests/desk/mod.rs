@@ -184,6 +184,12 @@ pub struct Client {
 impl Client {
     /// Sends a compound; gives the messages that were answered at once.
     pub fn compound(&mut self, parts: Vec<Part>) -> Vec<Message> {
+        let output = self.run_only(parts);
+        self.sent(&output)
+    }
+
+    /// Has a compound worked on, and nothing sent yet.
+    pub fn run_only(&mut self, parts: Vec<Part>) -> Output {
         let mut frame = Vec::new();
         let count = parts.len();
         for (index, part) in parts.into_iter().enumerate() {
@@ -214,8 +220,7 @@ impl Client {
         frame.put_zeros(16);
         let frame = importfs::smb::buffer::Buffer::from_vec(frame);
         let job = Job::new(&self.connection, frame).unwrap();
-        let output = dispatch::run(&self.server, &self.connection, job, None, NOW);
-        messages(&output)
+        dispatch::run(&self.server, &self.connection, job, None, NOW)
     }
 
     /// Sends one request; gives its answer (an interim one where it was parked).
@@ -247,18 +252,29 @@ impl Client {
         self.act(Signal::Expire(interim.header().async_id))
     }
 
+    /// The messages of an output's frames; what was parked may run again.
+    pub fn sent(&self, output: &Output) -> Vec<Message> {
+        assert!(!output.disconnect, "the connection was cut");
+        let sent = output.frames.iter().flat_map(|frame| split(&frame.bytes()[4..])).collect();
+        if let Some(id) = output.parked {
+            dispatch::arm(&self.connection, id);
+        }
+        sent
+    }
+
     fn act(&mut self, signal: Signal) -> Vec<Message> {
+        if signal == Signal::Send {
+            let frame = self.connection.take_posted().unwrap();
+            return split(&frame.bytes()[4..]);
+        }
         match dispatch::unpark(&self.server, &self.connection, signal) {
-            Some(job) => messages(&dispatch::run(&self.server, &self.connection, job, Some(signal), NOW)),
+            Some(job) => {
+                let output = dispatch::run(&self.server, &self.connection, job, Some(signal), NOW);
+                self.sent(&output)
+            }
             None => Vec::new(),
         }
     }
-}
-
-/// The messages of an output's frames.
-fn messages(output: &Output) -> Vec<Message> {
-    assert!(!output.disconnect, "the connection was cut");
-    output.frames.iter().flat_map(|frame| split(&frame.bytes()[4..])).collect()
 }
 
 /// Cuts a frame into its messages.

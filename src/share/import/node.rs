@@ -124,6 +124,10 @@ impl File for Node {
         matches!(self.kind, Kind::Directory(_))
     }
 
+    fn changes_by_itself(&self) -> bool {
+        self.info().is_ok_and(|info| info.own)
+    }
+
     fn metadata(&self) -> Result<Metadata, Status> {
         Ok(metadata(&self.info()?))
     }

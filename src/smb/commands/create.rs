@@ -1,16 +1,23 @@
-//! CREATE (MS-SMB2 3.3.5.9; MS-FSA 2.1.5.1). No oplock or lease is granted yet (docs/deviations.md), which the standard
-//! leaves to the server.
+//! CREATE (MS-SMB2 3.3.5.9; MS-FSA 2.1.5.1).
+
+use std::sync::Arc;
 
 use smb_proto::Status;
 use smb_proto::fscc::{access, attributes, ea};
-use smb_proto::msg::create::context::{self, Contexts};
+use smb_proto::msg::create::context::{
+    self, Contexts, LEASE_FLAG_BREAK_IN_PROGRESS, LEASE_FLAG_PARENT_KEY_SET, Lease, LeaseV2,
+};
 use smb_proto::msg::create::{self as wire, disposition, oplock, options};
+use smb_proto::msg::negotiate::{DIALECT_210, DIALECT_300};
 
 use super::wire_attributes;
+use crate::smb::breaks;
+use crate::smb::gate::Intent;
 use crate::smb::name;
 use crate::smb::open::NewOpen;
-use crate::smb::request::{Failure, Outcome, Reply, Request, WakeKey};
-use crate::smb::share::{Disposition, FileKey, ObjectKind, OpenRequest, Opened};
+use crate::smb::oplock::{Granted, LeaseKey, Wanted, level_of};
+use crate::smb::request::{Failure, Outcome, Reply, Request};
+use crate::smb::share::{CreateAction, Disposition, FileKey, ObjectKind, OpenRequest, Opened, Refusal};
 
 /// Highest ImpersonationLevel: Delegate (2.2.13).
 const IMPERSONATION_MAX: u32 = 3;
@@ -43,14 +50,35 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     if open_request.desired_access & access::ALL & !request.tree.maximal_access != 0 {
         return Err(Status::ACCESS_DENIED.into());
     }
-    let share = &request.tree.entry.share;
-    let mut gate = request.server.opens.gate(request.session.id, message.share_access)?;
-    let opened = share.open(&open_request, &request.session.caller(), &mut gate).map_err(|refusal| {
-        // A share that asks to wait has told the gate nothing yet; the tree's own key stands for 'ask again'.
-        let key = FileKey { volume: 0, file: 0, stream: String::new() };
-        Failure::from_refusal(refusal, WakeKey::File(key), Some(std::time::Duration::from_secs(1)))
-    })?;
+    let lease = leasing(request, &message)?;
+    if lease.is_some() {
+        request.server.enter_leaser(request.connection);
+    }
+    let wanted = match (message.oplock_level, lease) {
+        (oplock::LEASE, Some(asked)) => wanted_lease(request, &asked),
+        (oplock::LEASE, None) => Wanted::Oplock(oplock::NONE),
+        (level, _) => Wanted::Oplock(level),
+    };
     let delete_on_close = message.options & options::DELETE_ON_CLOSE != 0;
+    let intent = Intent {
+        share: message.share_access,
+        overwrites: replaces(message.disposition),
+        deletes: delete_on_close,
+        lease: match wanted {
+            Wanted::Lease { key, .. } => Some(key),
+            Wanted::Oplock(_) => None,
+        },
+        again: request.async_id.is_some(),
+    };
+    let share = &request.tree.entry.share;
+    let mut gate = request.server.opens.gate(request.session.id, intent)?;
+    let opened = share.open(&open_request, &request.session.caller(), &mut gate);
+    request.server.send_breaks(gate.take_breaks());
+    let opened = opened.map_err(|refusal| match (refusal, gate.waits_for()) {
+        (Refusal::Status(status), _) => status.into(),
+        (Refusal::Wait, Some(entry)) => breaks::park(entry),
+        (Refusal::Wait, None) => Failure::Status(Status::INTERNAL_ERROR), // only the gate says so
+    })?;
     if delete_on_close {
         // MS-FSA 2.1.5.1.2: what can't be deleted can't be opened to be deleted.
         opened.file.check_delete().or_else(|status| match status {
@@ -60,23 +88,32 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     }
     let Opened { file, action, granted, maximal } = opened;
     let new = NewOpen {
-        session_id: request.session.id,
         tree_id: request.tree.id,
+        connection: Arc::downgrade(request.connection),
+        wanted,
+        overwritten: matches!(action, CreateAction::Overwritten | CreateAction::Superseded),
         granted,
         options: message.options,
         delete_on_close,
         file,
     };
-    let open = request.server.opens.insert(gate, new)?;
+    let (open, cached) = request.server.opens.insert(gate, new)?;
     request.related.file_id = Some(open.id);
     // A tree that went away meanwhile, or a file without numbers: the open must not outlive this request.
     let metadata = request.tree.check().and_then(|()| open.file.metadata()).inspect_err(|_| {
-        let _ = request.server.opens.close(&open, false);
+        request.server.close_open(&open);
     })?;
     let mut contexts = context::Writer::new();
     answer_contexts(message.contexts, &open.entry.key, maximal & request.tree.maximal_access, &mut contexts);
+    let oplock_level = match lease {
+        Some(asked) if open.lease.is_some() => {
+            contexts.push(context::RQLS, &granted_lease(&asked, cached).encode());
+            oplock::LEASE
+        }
+        _ => level_of(cached.state),
+    };
     let response = wire::Response {
-        oplock_level: oplock::NONE,
+        oplock_level,
         flags: 0,
         create_action: action as u32,
         creation_time: metadata.created.0,
@@ -90,6 +127,41 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         contexts: contexts.contexts(),
     };
     Ok(Reply::success(|out| response.encode(out)))
+}
+
+/// The lease that is asked for, where the dialect has leases of that kind (3.3.5.9.8, 3.3.5.9.11).
+fn leasing(request: &Request<'_>, message: &wire::Request<'_>) -> Result<Option<Lease>, Failure> {
+    let dialect = request.connection.dialect();
+    let Some(data) = message.contexts.find(context::RQLS) else { return Ok(None) };
+    if message.oplock_level != oplock::LEASE || dialect < DIALECT_210 {
+        return Ok(None);
+    }
+    let lease = Lease::decode(data)?;
+    Ok(Some(lease).filter(|lease| lease.v2.is_none() || dialect >= DIALECT_300))
+}
+
+fn wanted_lease(request: &Request<'_>, asked: &Lease) -> Wanted {
+    let client = request.connection.client_guid();
+    let key = LeaseKey { client, key: asked.key };
+    Wanted::Lease { key, state: asked.state, epoch: asked.v2.map(|v2| v2.epoch) }
+}
+
+/// The lease as it is answered: in its own version, which may not be the one asked for now.
+fn granted_lease(asked: &Lease, granted: Granted) -> Lease {
+    let parent = asked.v2.filter(|_| asked.flags & LEASE_FLAG_PARENT_KEY_SET != 0 && granted.epoch.is_some());
+    let breaking = if granted.breaking { LEASE_FLAG_BREAK_IN_PROGRESS } else { 0 };
+    Lease {
+        key: asked.key,
+        state: granted.state,
+        flags: breaking | if parent.is_some() { LEASE_FLAG_PARENT_KEY_SET } else { 0 },
+        v2: granted
+            .epoch
+            .map(|epoch| LeaseV2 { parent_key: parent.map_or([0; 16], |v2| v2.parent_key), epoch }),
+    }
+}
+
+fn replaces(disposition: u32) -> bool {
+    matches!(disposition, disposition::SUPERSEDE | disposition::OVERWRITE | disposition::OVERWRITE_IF)
 }
 
 /// What can be refused without looking at the share (3.3.5.9, MS-FSA 2.1.5.1).
@@ -113,11 +185,7 @@ fn check(message: &wire::Request<'_>) -> Result<(), Status> {
     if has(options::OPEN_BY_FILE_ID) || has(options::RESERVE_OPFILTER) || has(OPTION_RESERVED) {
         return Err(Status::NOT_SUPPORTED);
     }
-    let replaces = matches!(
-        message.disposition,
-        disposition::SUPERSEDE | disposition::OVERWRITE | disposition::OVERWRITE_IF
-    );
-    if has(options::DIRECTORY_FILE) && replaces {
+    if has(options::DIRECTORY_FILE) && replaces(message.disposition) {
         return Err(Status::INVALID_PARAMETER);
     }
     if message.desired_access == 0 {

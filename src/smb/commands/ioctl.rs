@@ -120,6 +120,7 @@ fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<
     open.require(access::WRITE_DATA)?;
     let range = fsctl::decode_zero_data(message.input)?;
     open.entry.check_io(open.id.volatile, range.offset, range.length, true)?;
+    request.server.changing(&open);
     open.file.zero_range(range.offset, range.offset + range.length)?;
     Ok(Vec::new())
 }

@@ -28,10 +28,15 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
             request.server.wake(&key());
             done?;
         }
-        Wish::Lock { ranges, wait } => match open.entry.with_locks(|held| held.lock(id, &ranges)) {
-            Err(Status::LOCK_NOT_GRANTED) if wait => return Err(Failure::Park { key: key(), timeout: None }),
-            done => done?,
-        },
+        Wish::Lock { ranges, wait } => {
+            request.server.changing(&open);
+            match open.entry.with_locks(|held| held.lock(id, &ranges)) {
+                Err(Status::LOCK_NOT_GRANTED) if wait => {
+                    return Err(Failure::Park { key: key(), timeout: None });
+                }
+                done => done?,
+            }
+        }
     }
     locked(&open.state).sequences.done(message.lock_sequence);
     Ok(Reply::success(|out| wire::Response.encode(out)))

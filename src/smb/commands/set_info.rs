@@ -61,6 +61,7 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
             let delete = flags & set::DISPOSITION_DELETE != 0;
             if delete {
                 open.file.check_delete()?;
+                request.server.evict(open)?;
             }
             open.entry.set_delete_pending(delete);
         }
@@ -69,10 +70,12 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
         Set::Mode(mode) => locked(&open.state).mode = mode,
         Set::Allocation(size) => {
             sizeable(open, size)?;
+            request.server.changing(open);
             open.file.set_allocation(size)?;
         }
         Set::EndOfFile(size) => {
             sizeable(open, size)?;
+            request.server.changing(open);
             open.file.set_end_of_file(size)?;
         }
         // Needs a privilege that no client of ours has (MS-FSA 2.1.5.14.14).
@@ -150,6 +153,7 @@ fn rename(request: &Request<'_>, open: &Open, target: &Target<'_>) -> Result<(),
     if open.file.is_directory() && opens.is_open_below(open.entry.key.volume, &open.file.path()) {
         return Err(Status::ACCESS_DENIED.into());
     }
+    request.server.evict(open)?;
     let replace = target.flags & set::RENAME_REPLACE_IF_EXISTS != 0;
     open.file
         .rename(&to, replace, &mut RenameGate(opens))

@@ -29,6 +29,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     }
     open.entry.check_io(open.id.volatile, message.offset, length, true)?;
     if length > 0 {
+        request.server.changing(&open);
         let through =
             message.flags & wire::FLAG_WRITE_THROUGH != 0 || open.options & options::WRITE_THROUGH != 0;
         open.file.write_at(message.data, message.offset, through)?;

@@ -1,0 +1,152 @@
+//! Break notifications on their way to clients (MS-SMB2 3.3.4.6, 3.3.4.7), and the operations that call for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use smb_proto::crypto::encrypt::TRANSFORM_LEN;
+use smb_proto::frame::{FRAME_HEADER_LEN, encode_length};
+use smb_proto::header::HEADER_LEN;
+use smb_proto::msg::oplock_break::{LEASE_BREAK_ACK_REQUIRED, LeaseNotification, Oplock};
+use smb_proto::{Command, Flags, Header, Status};
+
+use super::buffer::Buffer;
+use super::connection::Connection;
+use super::file_entry::FileEntry;
+use super::open::{Open, locked};
+use super::oplock::{Break, Holder, level_of};
+use super::request::{Failure, WakeKey};
+use super::server::Server;
+
+/// The connections of clients that hold leases, by ClientGuid, the oldest first.
+#[derive(Default)]
+pub struct Leasers(Mutex<HashMap<[u8; 16], Vec<Weak<Connection>>>>);
+
+impl Leasers {
+    fn enter(&self, connection: &Arc<Connection>) {
+        let mut clients = locked(&self.0);
+        let own = clients.entry(connection.client_guid()).or_default();
+        if own.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(connection))) {
+            return;
+        }
+        own.push(Arc::downgrade(connection));
+        // As few as there are connections: those that are gone go with every newcomer.
+        clients.retain(|_, list| {
+            list.retain(|known| known.strong_count() > 0);
+            !list.is_empty()
+        });
+    }
+
+    fn connections(&self, client: [u8; 16]) -> Vec<Arc<Connection>> {
+        locked(&self.0).get(&client).into_iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Server {
+    /// Sends notifications, each on a connection of any open that holds what is broken. Where there is none to send it on and
+    /// an answer is needed, the opens are closed: their client is gone, and others wait.
+    pub fn send_breaks(&self, breaks: Vec<Break>) {
+        for notification in breaks {
+            let opens: Vec<_> =
+                notification.opens.iter().filter_map(|open| self.opens.by_id(*open)).collect();
+            let sent = opens.iter().any(|open| self.send_break(&notification, open));
+            if !sent && notification.acknowledge {
+                for open in opens {
+                    self.close_open(&open);
+                }
+            }
+        }
+    }
+
+    /// An oplock's goes to its open's connection; a lease's to the first connection of its client that there is (3.3.4.7), but
+    /// sealed by a session only to where that session is.
+    fn send_break(&self, notification: &Break, open: &Open) -> bool {
+        let Some(frame) = self.frame(notification, open) else { return false };
+        let sealed = self.session(open.session_id()).is_some_and(|session| session.encrypt);
+        let mut connections = match notification.holder {
+            Holder::Lease(lease) if !sealed => self.leasers.connections(lease.client),
+            _ => Vec::new(),
+        };
+        connections.extend(open.connection());
+        connections.iter().any(|connection| connection.post(Buffer::from_vec(frame.clone())))
+    }
+
+    /// A client asks for a lease: its connections are where breaks go.
+    pub fn enter_leaser(&self, connection: &Arc<Connection>) {
+        self.leasers.enter(connection);
+    }
+
+    /// The notification as a frame, sealed where its session demands that; it is never signed.
+    fn frame(&self, notification: &Break, open: &Open) -> Option<Vec<u8>> {
+        let session = self.session(open.session_id()).filter(|session| session.encrypt);
+        let room = FRAME_HEADER_LEN + if session.is_some() { TRANSFORM_LEN } else { 0 };
+        let mut frame = vec![0; room];
+        Header {
+            credit_charge: 0,
+            status: Status::SUCCESS,
+            command: Command::OPLOCK_BREAK,
+            credits: 0,
+            flags: Flags::SERVER_TO_REDIR,
+            next_command: 0,
+            message_id: u64::MAX,
+            async_id: 0,
+            tree_id: 0,
+            session_id: 0,
+            signature: [0; 16],
+        }
+        .encode(&mut frame);
+        match notification.holder {
+            Holder::Open(_) => {
+                Oplock { level: level_of(notification.to), file_id: open.id }.encode(&mut frame);
+            }
+            Holder::Lease(lease) => LeaseNotification {
+                new_epoch: notification.epoch,
+                flags: if notification.acknowledge { LEASE_BREAK_ACK_REQUIRED } else { 0 },
+                key: lease.key,
+                current_state: notification.from,
+                new_state: notification.to,
+            }
+            .encode(&mut frame),
+        }
+        debug_assert!(frame.len() >= room + HEADER_LEN);
+        if let Some(session) = session {
+            session.keys.seal(&mut frame[FRAME_HEADER_LEN..], session.id).ok()?;
+        }
+        let length = encode_length(frame.len() - FRAME_HEADER_LEN).ok()?;
+        frame[..FRAME_HEADER_LEN].copy_from_slice(&length);
+        Some(frame)
+    }
+
+    /// Closes an open that its client can't close any more, and wakes who waits for its file.
+    pub fn close_open(&self, open: &Arc<Open>) {
+        if let Err(status) = self.opens.close(open, false) {
+            tracing::debug!(%status, file = ?open.file.path().components, "closing an open that was left");
+        }
+        self.wake(&WakeKey::Open(open.id.volatile));
+        self.wake(&WakeKey::File(open.entry.key.clone()));
+    }
+
+    /// An open is about to change data, or to lock them: whoever caches them is told.
+    pub fn changing(&self, open: &Open) {
+        let breaks = open.entry.change(open.asker());
+        if !breaks.is_empty() {
+            self.send_breaks(breaks);
+        }
+    }
+
+    /// An open is about to rename or delete its file: others have to close what they keep open in their caches. Parks the
+    /// request until they have.
+    pub fn evict(&self, open: &Open) -> Result<(), Failure> {
+        let verdict = open.entry.evict(open.asker());
+        self.send_breaks(verdict.breaks);
+        if verdict.wait { Err(park(&open.entry)) } else { Ok(()) }
+    }
+}
+
+/// Waits for a break of that file: until it is acknowledged, or its time is over.
+pub fn park(entry: &FileEntry) -> Failure {
+    let now = Instant::now();
+    // A little after, so that it has run out then.
+    let rest = entry.next_expiry().map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+    Failure::Park { key: WakeKey::File(entry.key.clone()), timeout: Some(rest + Duration::from_millis(10)) }
+}

@@ -1,0 +1,224 @@
+//! What all opens of one file share while any of them lives (MS-FSA's Stream and Link): share modes, delete pending,
+//! byte-range locks, oplocks and leases. One mutex per file; READ and WRITE take it only where there is something to check.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use smb_proto::Status;
+use smb_proto::fscc::access;
+
+use super::lock::LockList;
+use super::open::locked;
+use super::oplock::{Asker, Break, Circumstances, Granted, LeaseKey, Opening, Oplocks, Verdict, Wanted};
+use super::share::FileKey;
+use super::share_mode::ShareMode;
+
+/// Access with which an open is no company to others' caches: it only looks at attributes.
+const LOOKING: u32 = access::READ_ATTRIBUTES | access::WRITE_ATTRIBUTES | access::SYNCHRONIZE;
+
+/// What the opens of one file share.
+pub struct FileEntry {
+    /// The file.
+    pub key: FileKey,
+    state: Mutex<FileState>,
+    locks_held: AtomicUsize,
+    /// Oplocks and leases held: 0 lets data requests pass without the mutex.
+    holds: AtomicUsize,
+}
+
+/// One open's part in the file, from its admission on.
+struct Use {
+    asker: Asker,
+    mode: ShareMode,
+}
+
+/// What is guarded by a file's mutex.
+#[derive(Default)]
+pub(super) struct FileState {
+    uses: Vec<Use>,
+    delete_pending: bool,
+    locks: LockList,
+    oplocks: Oplocks,
+}
+
+/// An open that asks to be admitted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Admission {
+    /// Who.
+    pub(super) asker: Asker,
+    /// What it will hold.
+    pub(super) mode: ShareMode,
+    /// The access that its disposition needs besides.
+    pub(super) needs: u32,
+    /// It empties or replaces the file.
+    pub(super) overwrites: bool,
+    /// It will delete the file when it is closed.
+    pub(super) deletes: bool,
+    /// It has waited before.
+    pub(super) again: bool,
+}
+
+impl FileEntry {
+    /// A file that is about to be opened first.
+    pub(super) fn new(key: FileKey) -> Self {
+        let (state, locks_held, holds) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { key, state, locks_held, holds }
+    }
+
+    /// Takes the mutex.
+    pub(super) fn lock(&self) -> Guard<'_> {
+        Guard { entry: self, state: locked(&self.state) }
+    }
+
+    /// Whether the file goes away with its last open.
+    pub fn delete_pending(&self) -> bool {
+        self.lock().state.delete_pending
+    }
+
+    /// Marks the file for deletion, or takes the mark back.
+    pub fn set_delete_pending(&self, pending: bool) {
+        self.lock().state.delete_pending = pending;
+    }
+
+    /// Whether an open but `id`'s could not stand beside `mode`.
+    pub fn conflicts(&self, id: u64, mode: ShareMode) -> bool {
+        self.lock().state.uses.iter().any(|held| held.asker.open != id && held.mode.conflicts(mode))
+    }
+
+    /// Works on the locks.
+    pub fn with_locks<T>(&self, work: impl FnOnce(&mut LockList) -> T) -> T {
+        work(&mut self.lock().state.locks)
+    }
+
+    /// Whether the open may read or write there; no mutex where nothing is locked.
+    pub fn check_io(&self, id: u64, offset: u64, length: u64, write: bool) -> Result<(), Status> {
+        if self.locks_held.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        self.lock().state.locks.check(id, offset, length, write)
+    }
+
+    /// Data is about to change, or to be locked: the breaks to send. No mutex where nothing is cached.
+    pub fn change(&self, asker: Asker) -> Vec<Break> {
+        if self.holds.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        self.lock().state.oplocks.change(asker, Instant::now())
+    }
+
+    /// The file is about to be renamed or deleted.
+    pub fn evict(&self, asker: Asker) -> Verdict {
+        if self.holds.load(Ordering::Acquire) == 0 {
+            return Verdict::default();
+        }
+        let mut guard = self.lock();
+        let now = Instant::now();
+        guard.state.oplocks.expire(now);
+        guard.state.oplocks.evict(asker, now)
+    }
+
+    /// What an open may cache now.
+    pub fn cached_by(&self, asker: Asker) -> u32 {
+        self.lock().state.oplocks.state_of(asker)
+    }
+
+    /// Works on the oplocks.
+    pub fn with_oplocks<T>(&self, work: impl FnOnce(&mut Oplocks) -> T) -> T {
+        work(&mut self.lock().state.oplocks)
+    }
+
+    /// When the first break of this file runs out of time.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.lock().state.oplocks.next_expiry()
+    }
+}
+
+/// A file whose mutex is held; counts what READ and WRITE look at when it is given back.
+pub(super) struct Guard<'e> {
+    entry: &'e FileEntry,
+    state: MutexGuard<'e, FileState>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.entry.locks_held.store(self.state.locks.len(), Ordering::Release);
+        self.entry.holds.store(self.state.oplocks.len(), Ordering::Release);
+    }
+}
+
+impl Guard<'_> {
+    /// Admits an open (MS-FSA 2.1.5.1.2): delete pending, share modes, others' caches. The breaks are to be sent in any case.
+    pub(super) fn admit(&mut self, ask: Admission, breaks: &mut Vec<Break>) -> Result<Admitted, Status> {
+        let state = &mut *self.state;
+        if state.delete_pending {
+            return Err(Status::DELETE_PENDING);
+        }
+        let now = Instant::now();
+        state.oplocks.expire(now);
+        let using = ShareMode { access: ask.mode.access | ask.needs, ..ask.mode };
+        let violates = state.uses.iter().any(|held| held.mode.conflicts(using));
+        let opening =
+            Opening { access: using.access, overwrites: ask.overwrites, violates, again: ask.again };
+        let mut verdict = state.oplocks.open(ask.asker, opening, now);
+        if ask.deletes && !verdict.wait {
+            let evicted = state.oplocks.evict(ask.asker, now);
+            verdict.wait |= evicted.wait;
+            verdict.breaks.extend(evicted.breaks);
+        }
+        breaks.extend(verdict.breaks);
+        match (verdict.wait, violates) {
+            (true, _) => Ok(Admitted::Later),
+            (false, true) => Err(Status::SHARING_VIOLATION),
+            (false, false) => {
+                state.uses.push(Use { asker: ask.asker, mode: ask.mode });
+                Ok(Admitted::Now)
+            }
+        }
+    }
+
+    /// Grants what is wanted to an open that was admitted.
+    pub(super) fn grant(&mut self, asker: Asker, wanted: Wanted, overwritten: bool) -> Granted {
+        let state = &mut *self.state;
+        let company = |held: &Use| {
+            let same_lease = asker.lease.is_some() && held.asker.lease == asker.lease;
+            held.asker.open != asker.open && !same_lease && held.mode.access & !LOOKING != 0
+        };
+        let file = Circumstances {
+            others: state.uses.iter().any(company),
+            locked: !overwritten && !state.locks.is_empty(),
+        };
+        state.oplocks.grant(asker.open, wanted, file)
+    }
+
+    /// An open is closing: its locks and caches go, and its share mode unless it is the last. Gives whether the file is to be
+    /// deleted, and the lease key that is free again.
+    pub(super) fn close(&mut self, id: u64, delete: bool) -> (bool, Option<LeaseKey>) {
+        let state = &mut *self.state;
+        state.locks.release(id);
+        let (_, lease) = state.oplocks.release(id);
+        state.delete_pending |= delete;
+        // Of two that close at once, the later one here is the last: each gives its share mode up under this mutex, and only
+        // the last keeps it, until the file is gone.
+        let last = state.uses.iter().all(|held| held.asker.open == id);
+        if !last {
+            state.uses.retain(|held| held.asker.open != id);
+        }
+        (state.delete_pending && last, lease)
+    }
+
+    /// Takes an open's share mode out; whether no open is left.
+    pub(super) fn leave(&mut self, id: u64) -> bool {
+        self.state.uses.retain(|held| held.asker.open != id);
+        self.state.uses.is_empty()
+    }
+}
+
+/// How an admission went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// The share mode is held.
+    Now,
+    /// A break has to be acknowledged first.
+    Later,
+}
