@@ -123,7 +123,12 @@ impl Datastore for DirectoryDatastore {
 
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
         let (parent, name) = self.root.parent(path)?;
-        let temporary = format!(".importfs-{}.tmp", uuid::Uuid::new_v4());
+        // Always the same name, so that what a kill leaves behind goes when the file is put again.
+        let temporary = format!(".{name}.tmp");
+        match rustix::fs::unlinkat(&parent, temporary.as_str(), rustix::fs::AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let mut file = confined::open_file(&parent, &temporary, flags, Mode::from_raw_mode(FILE_MODE))?;
         let placed = file
@@ -307,6 +312,7 @@ mod tests {
     #[test]
     fn small_files_are_replaced_whole() {
         let (directory, datastore) = datastore();
+        std::fs::write(directory.path().join("vm/.a.vmx.tmp"), "left by a kill").unwrap();
         datastore.put_file("vm/a.vmx", b"old").unwrap();
         datastore.put_file("vm/a.vmx", b"new").unwrap();
         assert_eq!(datastore.get_file("vm/a.vmx", 3).unwrap(), b"new");

@@ -112,6 +112,34 @@ fn the_end_of_file_decides_and_tails_do_not() {
 }
 
 #[test]
+fn a_copy_from_the_start_counts_anew_and_adds_up() {
+    let (_memory, disk) = disk_of(4 * MIB);
+    disk.write_at(&vec![1; 3 * MIB as usize], 0).unwrap();
+    disk.set_size(2 * MIB).unwrap();
+    assert_eq!(disk.statistics().written, 3 * MIB, "cutting off zeroes, but passes nothing of the client's on");
+    disk.set_size(0).unwrap();
+    assert_eq!(disk.statistics(), Statistics::default());
+    disk.write_at(&vec![0; MIB as usize], 0).unwrap();
+    disk.write_at(&vec![2; MIB as usize], MIB).unwrap();
+    disk.zero_range(MIB / 2, MIB + MIB / 2).unwrap();
+    let numbers = disk.statistics();
+    assert_eq!((numbers.total, numbers.written, numbers.skipped), (3 * MIB, MIB + MIB / 2, MIB + MIB / 2));
+}
+
+#[test]
+fn an_end_of_file_whose_client_was_lost_completes_nothing() {
+    let (_memory, disk) = disk_of(MIB);
+    disk.set_size(MIB).unwrap();
+    disk.write_at(&vec![1; MIB as usize / 2], 0).unwrap();
+    disk.forget_declared_end();
+    let missing = Completion::Incomplete { missing: MIB / 2, first: MIB / 2 };
+    assert_eq!(disk.close().unwrap(), missing);
+    assert_eq!(disk.map().declared_end, None);
+    disk.set_size(MIB).unwrap();
+    assert_eq!(disk.close().unwrap(), Completion::Complete);
+}
+
+#[test]
 fn everything_received_is_complete_without_an_end_of_file() {
     let (_memory, disk) = disk_of(2 * MIB + 100);
     disk.write_at(&vec![0; MIB as usize], MIB).unwrap();

@@ -230,7 +230,7 @@ impl ImportDisk {
     }
 
     /// Sets the end of file. Growing writes nothing and takes constant time; shrinking makes what is cut off read as zeros,
-    /// should the file grow again.
+    /// should the file grow again. Neither counts in the statistics; a file cut to nothing begins anew, and so do they.
     pub fn set_size(&self, new_size: u64) -> Result<(), DiskError> {
         self.check(new_size, 0)?;
         let mut state = self.lock();
@@ -251,9 +251,19 @@ impl ImportDisk {
                 Ok(_) => state.lost.remove(cut),
                 Err(_) => state.lost.insert(cut),
             }
+            if new_size == 0 {
+                state.statistics = Statistics::default();
+            }
         }
         drop(turn);
         zeroed.map(|_| ())
+    }
+
+    /// Forgets that a client set the end of file: it was lost before it closed the file, so that what it left out is not
+    /// meant to be zeros. Only what arrived counts until another says so.
+    pub fn forget_declared_end(&self) {
+        let mut state = self.lock();
+        state.dirty |= state.declared_end.take().is_some();
     }
 
     /// FSCTL_SET_ZERO_DATA: `from..to`, as far as the file reaches, reads as zeros; the same as writing zeros there.
@@ -263,11 +273,12 @@ impl ImportDisk {
         if range.is_empty() {
             return Ok(());
         }
+        state.statistics.note_incoming(range.end - range.start);
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
-        let zeroed = self.put_zeros(&range);
+        let zeroed = self.put_zeros_counted(&range);
         self.lock().settle(&turn, &range, zeroed.is_ok());
-        zeroed.map(|_| ())
+        zeroed
     }
 
     /// FSCTL_QUERY_ALLOCATED_RANGES: (offset, length) of what may hold data within `from..to`, at most `max` of them, and
@@ -422,7 +433,8 @@ impl ImportDisk {
     fn put_zeros_counted(&self, place: &Range<u64>) -> Result<(), DiskError> {
         let zeroed = self.put_zeros(place)?;
         let mut state = self.lock();
-        state.statistics.skipped += place.end - place.start - zeroed;
+        zeroed.iter().for_each(|bytes| state.statistics.note_outgoing(*bytes));
+        state.statistics.skipped += place.end - place.start - zeroed.iter().sum::<u64>();
         let idle = state.last_outgoing.elapsed() >= self.options.keep_alive;
         if idle {
             state.last_outgoing = Instant::now();
@@ -433,10 +445,10 @@ impl ImportDisk {
         Ok(())
     }
 
-    /// Makes a range read as zeros, under the caller's ticket; returns how many bytes the driver had to zero.
-    fn put_zeros(&self, place: &Range<u64>) -> Result<u64, DiskError> {
+    /// Makes a range read as zeros, under the caller's ticket; returns how many bytes the driver had to zero in each call.
+    fn put_zeros(&self, place: &Range<u64>) -> Result<Vec<u64>, DiskError> {
         let parts: Vec<_> = self.lock().written.intersections(place.clone()).collect();
-        let mut zeroed = 0;
+        let mut zeroed = Vec::new();
         for part in parts {
             let length = part.end - part.start;
             // It counts as written already, but a crash in the middle of zeroing leaves it in doubt all the same.
@@ -444,8 +456,8 @@ impl ImportDisk {
             self.disk.zero(part.start, length).map_err(DiskError::Datastore)?;
             let mut state = self.lock();
             state.written.remove(part);
-            state.note_outgoing(length);
-            zeroed += length;
+            state.last_outgoing = Instant::now();
+            zeroed.push(length);
         }
         Ok(zeroed)
     }

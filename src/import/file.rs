@@ -336,9 +336,8 @@ impl ImportFile {
             }
             Stage::Complete | Stage::Absent => {}
         }
-        slot.stage = Stage::Receiving;
-        slot.merged = 0;
-        slot.target.clear();
+        slot.begin_again();
+        inner.forget_differentials(number);
         drop(inner);
         self.session.record(&Record::ExtentIncomplete { disk: number as u32 })
     }
@@ -386,10 +385,9 @@ impl ImportFile {
         if let State::Receiving(receiving) = &mut inner.state
             && let Some(slot) = receiving.disks.get_mut(number)
         {
-            slot.stage = Stage::Receiving;
-            slot.merged = 0;
-            slot.target.clear();
+            slot.begin_again();
         }
+        inner.forget_differentials(number);
         let extent = fold_name(&self.name);
         inner.faults.retain(|fault| !fold_name(fault).contains(&extent));
         self.session.report(&mut inner)?;
@@ -444,9 +442,10 @@ impl ImportFile {
         };
         let wrote = numbers.first_write.is_some();
         match &self.target {
-            Target::Extent(number, disk) if self.how == How::Write => self.finish_extent(*number, disk),
+            Target::Extent(number, disk) if self.how == How::Write => self.finish_extent(*number, disk, clean),
             Target::Pancbt(number, bytes, merger) if self.how == How::Write => {
-                let outcome = self.finish_merge(*number, merger, wrote && clean);
+                let length = bytes.load(Ordering::Relaxed);
+                let outcome = self.finish_merge(*number, merger, length, wrote && clean);
                 if outcome.is_err() {
                     bytes.store(0, Ordering::Relaxed);
                 }
@@ -474,8 +473,12 @@ impl ImportFile {
         }
     }
 
-    /// The last writer of an extent is gone: whether it is whole.
-    fn finish_extent(&self, number: usize, disk: &ImportDisk) -> Result<(), ImportError> {
+    /// The last writer of an extent is gone: whether it is whole. A client that was lost may have announced a size whose
+    /// bytes it never sent: then only what arrived counts.
+    fn finish_extent(&self, number: usize, disk: &ImportDisk, clean: bool) -> Result<(), ImportError> {
+        if !clean {
+            disk.forget_declared_end();
+        }
         let completion = disk.close();
         let mut inner = self.session.lock();
         let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };

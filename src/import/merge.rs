@@ -84,11 +84,12 @@ impl ImportFile {
         ImportError::Refused { path: self.display(), why: error.to_string() }
     }
 
-    /// The differential was closed: the disk is at its new state, or needs its extent again.
+    /// The differential of `length` bytes was closed: the disk is at its new state, or needs its extent again.
     pub(super) fn finish_merge(
         &self,
         number: usize,
         merger: &Mutex<Option<Merger>>,
+        length: u64,
         arrived: bool,
     ) -> Result<(), ImportError> {
         let Some(merger) = merger.lock().unwrap_or_else(PoisonError::into_inner).take() else {
@@ -114,11 +115,13 @@ impl ImportFile {
                 slot.merged += 1;
                 slot.target.clone_from(&target);
                 receiving.imported = None;
-                let disk = number as u32;
-                self.session.record(&Record::ExtentComplete { disk })?;
                 // What its checksummed END! record vouches for stands for the file: it is merged, not kept.
                 let digest = digest(format!("{summary:?} {target}").as_bytes());
-                self.session.record(&Record::PancbtMerged { disk, index, digest, target })
+                let (disk, name) = (number as u32, self.name.clone());
+                self.session.append(&Record::FileStored { name, length, digest })?;
+                // Before the disk is called whole again: a crash between the two may not forget the merge.
+                self.session.append(&Record::PancbtMerged { disk, index, digest, target })?;
+                self.session.record(&Record::ExtentComplete { disk })
             }
             outcome => {
                 if begun {

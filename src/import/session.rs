@@ -213,6 +213,7 @@ impl Session {
                 }
             }
             inner.state = State::Receiving(Box::new(receiving));
+            self.replay_differentials(&mut inner, records);
         }
         let shown = self.display("");
         for entry in fs::read_dir(self.cache.join("files")).map_err(ImportError::io(&shown))? {
@@ -243,13 +244,17 @@ impl Session {
 
     /// Takes up one disk; what a crash left in doubt is marked and logged.
     fn replay_disk(&self, inner: &mut Inner, number: usize, slot: &mut DiskSlot, records: &[Record]) {
-        let Some(map) = fold::disk_map(records, number as u32, slot.plan.size) else { return };
+        let Some(mut map) = fold::disk_map(records, number as u32, slot.plan.size) else { return };
         let last = records.iter().rev().find_map(|record| match record {
             Record::ExtentComplete { disk } if *disk == number as u32 => Some(Stage::Complete),
             Record::ExtentIncomplete { disk } if *disk == number as u32 => Some(Stage::Receiving),
             Record::DiskDoubtful { disk } if *disk == number as u32 => Some(Stage::Doubtful),
             _ => None,
         });
+        if last != Some(Stage::Complete) {
+            // Nobody closed it: the client that set the end of file had not yet sent all that it wanted to.
+            map.declared_end = None;
+        }
         let opened = self.shared.datastore(&slot.plan.place.datastore).and_then(|store| {
             let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
             Ok(ImportDisk::restore(
@@ -271,12 +276,35 @@ impl Session {
             Some(Stage::Doubtful) => Stage::Doubtful,
             _ => Stage::Receiving,
         };
+        for record in records {
+            match record {
+                Record::ExtentIncomplete { disk } if *disk == number as u32 => {
+                    (slot.merged, slot.target) = (0, String::new());
+                }
+                Record::PancbtMerged { disk, index, target, .. } if *disk == number as u32 => {
+                    (slot.merged, slot.target) = (index + 1, target.clone());
+                }
+                _ => {}
+            }
+        }
         slot.disk = Some(disk);
         if let Some(missing) = slot.missing() {
             self.log.line(&format!("after a restart: {missing}"));
         }
         let name = slot.plan.extent.clone();
         self.insert(inner, &name, Content::Extent(number));
+    }
+
+    /// Lists the differentials again that are merged into disks as they stand.
+    fn replay_differentials(&self, inner: &mut Inner, records: &[Record]) {
+        for record in records {
+            let Record::FileStored { name, length, .. } = record else { continue };
+            let State::Receiving(receiving) = &inner.state else { return };
+            let Kind::Pancbt { disk, index } = classify(name, Some(&receiving.plan.taken)).kind else { continue };
+            if receiving.disks.get(disk).is_some_and(|slot| index < slot.merged) {
+                self.insert(inner, name, Content::Pancbt(disk, Arc::new(AtomicU64::new(*length))));
+            }
+        }
     }
 
     /// How a disk of this session is written.
@@ -469,6 +497,11 @@ impl Session {
         self.record(&record)
     }
 
+    /// Appends a record, durable with the next one that is.
+    pub(super) fn append(&self, record: &Record) -> Result<(), ImportError> {
+        self.journal.append(record).map_err(ImportError::io(self.display("")))
+    }
+
     /// Makes a record durable.
     pub(super) fn record(&self, record: &Record) -> Result<(), ImportError> {
         self.journal.record(record).map_err(ImportError::io(self.display("")))
@@ -490,6 +523,11 @@ impl Inner {
 
     pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
         self.files.get(&self.key(name))
+    }
+
+    /// A disk's extent comes again: its differentials will have to follow it again, under the same names.
+    pub(super) fn forget_differentials(&mut self, number: usize) {
+        self.files.retain(|_, entry| !matches!(&entry.content, Content::Pancbt(disk, _) if *disk == number));
     }
 }
 

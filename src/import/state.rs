@@ -69,6 +69,13 @@ impl DiskSlot {
         }
     }
 
+    /// Its extent arrives again: what was merged into it is gone.
+    pub(super) fn begin_again(&mut self) {
+        self.stage = Stage::Receiving;
+        self.merged = 0;
+        self.target.clear();
+    }
+
     /// What is missing of it, as a sentence; `None` where it is whole.
     pub(super) fn missing(&self) -> Option<String> {
         let extent = &self.plan.extent;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::*;
 use crate::datastore::DirectoryDatastore;
 use crate::disk::Options;
+use crate::pancbt;
 
 const SIZE: u64 = 3 * 1024 * 1024 + 512;
 
@@ -160,4 +161,119 @@ fn a_restart_takes_up_what_was_there() {
     put(&session, "b-flat.vmdk", &data(5)).unwrap();
     put(&session, "a.vmx", b"scsi0:0.fileName = \"a.vmdk\"\n").unwrap();
     assert_eq!(std::fs::read(root.path().join("ds/vm/b-flat.vmdk")).unwrap(), data(5));
+}
+
+/// What a kill -9 leaves: the data directory and the datastore as they are now, in a directory of their own.
+fn killed(root: &Path) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+    let left = tempfile::tempdir().unwrap();
+    copy(root, left.path());
+    left
+}
+
+/// Explorer sets the end of file before it sends a byte: if its connection breaks, the rest is missing, not zero.
+#[test]
+fn a_client_that_is_lost_leaves_its_extent_incomplete() {
+    let root = tempfile::tempdir().unwrap();
+    let session = engine(root.path()).create_directory(&["vm".to_owned()]).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    put(&session, "b-flat.vmdk", &data(2)).unwrap();
+    let file = session.create("a-flat.vmdk").unwrap();
+    file.set_len(SIZE).unwrap();
+    file.write_at(&data(1)[..1 << 20], 0).unwrap();
+    drop(file);
+    let refused = put(&session, "a.vmx", b"x");
+    assert!(matches!(refused, Err(ImportError::OutOfOrder { .. })), "half of it never came");
+}
+
+#[test]
+fn a_kill_leaves_what_was_not_closed_incomplete() {
+    let root = tempfile::tempdir().unwrap();
+    let path = ["vm".to_owned()];
+    let session = engine(root.path()).create_directory(&path).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    put(&session, "b-flat.vmdk", &data(2)).unwrap();
+    let file = session.create("a-flat.vmdk").unwrap();
+    file.set_len(SIZE).unwrap();
+    file.write_at(&data(1)[..1 << 20], 0).unwrap();
+    file.flush().unwrap();
+    let left = killed(root.path());
+    let session = engine(left.path()).session(&path).unwrap();
+    session.open_file("a-flat.vmdk", How::Write).unwrap().close(true).unwrap(); // to set its times
+    assert!(matches!(put(&session, "a.vmx", b"x"), Err(ImportError::OutOfOrder { .. })));
+    let again = session.open_file("a-flat.vmdk", How::Write).unwrap();
+    let mut flushed = vec![0; 1 << 20];
+    assert_eq!(again.read_at(&mut flushed, 0).unwrap(), 1 << 20);
+    assert!(flushed == data(1)[..1 << 20], "what was flushed is there");
+    again.close(true).unwrap();
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    put(&session, "a.vmx", b"x").unwrap();
+    assert_eq!(std::fs::read(left.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
+}
+
+/// The differential from one state of a disk to another.
+fn differential(base: &[u8], new: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let (base_id, target) = (from.to_owned(), to.to_owned());
+    let header = pancbt::Header { disk_size: SIZE, disk_uuid: None, base: base_id, target };
+    let mut writer = pancbt::Writer::new(Vec::new(), &header).unwrap();
+    for (number, (old, new)) in base.chunks(4096).zip(new.chunks(4096)).enumerate() {
+        let offset = number as u64 * 4096;
+        match new.iter().all(|byte| *byte == 0) {
+            _ if old == new => {}
+            true => writer.zero(offset, new.len() as u64).unwrap(),
+            false => writer.data(offset, new).unwrap(),
+        }
+    }
+    writer.finish().unwrap().0
+}
+
+#[test]
+fn everything_can_be_copied_again() {
+    let root = tempfile::tempdir().unwrap();
+    let session = engine(root.path()).create_directory(&["vm".to_owned()]).unwrap();
+    for _ in 0..2 {
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", &data(1)).unwrap();
+        put(&session, "b-flat.vmdk", &data(2)).unwrap();
+        put(&session, "a-flat.pancbt", &differential(&data(1), &data(3), "", "one")).unwrap();
+        put(&session, "a.vmx", b"x").unwrap();
+        assert_eq!(std::fs::read(root.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(3));
+    }
+}
+
+/// A chain goes on where it stood: a differential that was merged before the restart is not merged again.
+#[test]
+fn a_chain_goes_on_after_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let path = ["vm".to_owned()];
+    let states = [data(1), data(7), data(9)];
+    let differential = |from: usize, to: usize| {
+        let ids = ["", "one", "two"];
+        let (base, target) = (states[from].clone(), states[to].clone());
+        differential(&base, &target, ids[from], ids[to])
+    };
+    let session = engine(root.path()).create_directory(&path).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", &states[0]).unwrap();
+    put(&session, "a-flat.pancbt", &differential(0, 1)).unwrap();
+    put(&session, "a-flat.1.pancbt", &differential(1, 2)).unwrap();
+    let left = killed(root.path());
+    let session = engine(left.path()).session(&path).unwrap();
+    let refused = put(&session, "a-flat.pancbt", &differential(0, 1));
+    assert!(refused.is_err(), "merging it twice would undo the second");
+    assert_eq!(std::fs::read(left.path().join("ds/vm/a-flat.vmdk")).unwrap(), states[2]);
+    assert!(session.find("a-flat.1.pancbt").is_some(), "it is listed as before");
+    let wrong = put(&session, "a-flat.2.pancbt", &differential(1, 2));
+    assert!(wrong.is_err(), "the disk stands at two, not at one");
 }
