@@ -95,9 +95,9 @@ class Restore:
         """Brings the restore to its end the way `how` says; returns whether it got there."""
         if how == "anew":
             self.client(f"deltree {self.name}")
-            gone = f"{self.name} " not in lab.smbclient(self.server.port, "import", "ls").stdout
-            if not gone:
-                return False
+            left = lab.smbclient(self.server.port, "import", "ls")
+            if left.returncode != 0 or re.search(rf"^  {self.name} ", left.stdout, re.M):
+                return False  # killed meanwhile, or not deleted: then the checks at the end tell
             self.acked = set()
             if self.target.exists():  # a deleted session removes nothing from a datastore
                 self.write_sources("rename")

@@ -18,6 +18,8 @@ pub mod header;
 pub mod msg;
 pub mod rpc;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod utf16;
 
 pub use codec::{DecodeError, Reader};

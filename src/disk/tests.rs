@@ -116,7 +116,11 @@ fn a_copy_from_the_start_counts_anew_and_adds_up() {
     let (_memory, disk) = disk_of(4 * MIB);
     disk.write_at(&vec![1; 3 * MIB as usize], 0).unwrap();
     disk.set_size(2 * MIB).unwrap();
-    assert_eq!(disk.statistics().written, 3 * MIB, "cutting off zeroes, but passes nothing of the client's on");
+    assert_eq!(
+        disk.statistics().written,
+        3 * MIB,
+        "cutting off zeroes, but passes nothing of the client's on"
+    );
     disk.set_size(0).unwrap();
     assert_eq!(disk.statistics(), Statistics::default());
     disk.write_at(&vec![0; MIB as usize], 0).unwrap();

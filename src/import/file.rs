@@ -442,7 +442,9 @@ impl ImportFile {
         };
         let wrote = numbers.first_write.is_some();
         match &self.target {
-            Target::Extent(number, disk) if self.how == How::Write => self.finish_extent(*number, disk, clean),
+            Target::Extent(number, disk) if self.how == How::Write => {
+                self.finish_extent(*number, disk, clean)
+            }
             Target::Pancbt(number, bytes, merger) if self.how == How::Write => {
                 let length = bytes.load(Ordering::Relaxed);
                 let outcome = self.finish_merge(*number, merger, length, wrote && clean);

@@ -300,7 +300,9 @@ impl Session {
         for record in records {
             let Record::FileStored { name, length, .. } = record else { continue };
             let State::Receiving(receiving) = &inner.state else { return };
-            let Kind::Pancbt { disk, index } = classify(name, Some(&receiving.plan.taken)).kind else { continue };
+            let Kind::Pancbt { disk, index } = classify(name, Some(&receiving.plan.taken)).kind else {
+                continue;
+            };
             if receiving.disks.get(disk).is_some_and(|slot| index < slot.merged) {
                 self.insert(inner, name, Content::Pancbt(disk, Arc::new(AtomicU64::new(*length))));
             }

@@ -12,41 +12,41 @@ use zeroize::Zeroizing;
 
 use crate::codec::{DecodeError, Put, Reader};
 
-const SIGNATURE: [u8; 8] = *b"NTLMSSP\0";
+pub(crate) const SIGNATURE: [u8; 8] = *b"NTLMSSP\0";
 /// Longest AUTHENTICATE message that is looked at, in bytes: names, a target-info list and a key fit many times.
 pub const TOKEN_LEN_MAX: usize = 16 << 10;
 /// Where the MIC stands in an AUTHENTICATE message (MS-NLMP 2.2.1.3).
-const MIC: std::ops::Range<usize> = 72..88;
+pub(crate) const MIC: std::ops::Range<usize> = 72..88;
 
 /// NegotiateFlags (MS-NLMP 2.2.2.5).
-mod flag {
-    pub(super) const UNICODE: u32 = 0x0000_0001;
-    pub(super) const REQUEST_TARGET: u32 = 0x0000_0004;
-    pub(super) const SIGN: u32 = 0x0000_0010;
-    pub(super) const SEAL: u32 = 0x0000_0020;
-    pub(super) const NTLM: u32 = 0x0000_0200;
-    pub(super) const ANONYMOUS: u32 = 0x0000_0800;
-    pub(super) const ALWAYS_SIGN: u32 = 0x0000_8000;
-    pub(super) const TARGET_TYPE_SERVER: u32 = 0x0002_0000;
-    pub(super) const EXTENDED_SESSION_SECURITY: u32 = 0x0008_0000;
-    pub(super) const TARGET_INFO: u32 = 0x0080_0000;
-    pub(super) const VERSION: u32 = 0x0200_0000;
-    pub(super) const KEY_128: u32 = 0x2000_0000;
-    pub(super) const KEY_EXCH: u32 = 0x4000_0000;
-    pub(super) const KEY_56: u32 = 0x8000_0000;
+pub(crate) mod flag {
+    pub(crate) const UNICODE: u32 = 0x0000_0001;
+    pub(crate) const REQUEST_TARGET: u32 = 0x0000_0004;
+    pub(crate) const SIGN: u32 = 0x0000_0010;
+    pub(crate) const SEAL: u32 = 0x0000_0020;
+    pub(crate) const NTLM: u32 = 0x0000_0200;
+    pub(crate) const ANONYMOUS: u32 = 0x0000_0800;
+    pub(crate) const ALWAYS_SIGN: u32 = 0x0000_8000;
+    pub(crate) const TARGET_TYPE_SERVER: u32 = 0x0002_0000;
+    pub(crate) const EXTENDED_SESSION_SECURITY: u32 = 0x0008_0000;
+    pub(crate) const TARGET_INFO: u32 = 0x0080_0000;
+    pub(crate) const VERSION: u32 = 0x0200_0000;
+    pub(crate) const KEY_128: u32 = 0x2000_0000;
+    pub(crate) const KEY_EXCH: u32 = 0x4000_0000;
+    pub(crate) const KEY_56: u32 = 0x8000_0000;
 }
 
 /// AvId (MS-NLMP 2.2.2.1).
-mod av {
-    pub(super) const EOL: u16 = 0;
-    pub(super) const NB_COMPUTER_NAME: u16 = 1;
-    pub(super) const NB_DOMAIN_NAME: u16 = 2;
-    pub(super) const DNS_COMPUTER_NAME: u16 = 3;
-    pub(super) const DNS_DOMAIN_NAME: u16 = 4;
-    pub(super) const FLAGS: u16 = 6;
-    pub(super) const TIMESTAMP: u16 = 7;
+pub(crate) mod av {
+    pub(crate) const EOL: u16 = 0;
+    pub(crate) const NB_COMPUTER_NAME: u16 = 1;
+    pub(crate) const NB_DOMAIN_NAME: u16 = 2;
+    pub(crate) const DNS_COMPUTER_NAME: u16 = 3;
+    pub(crate) const DNS_DOMAIN_NAME: u16 = 4;
+    pub(crate) const FLAGS: u16 = 6;
+    pub(crate) const TIMESTAMP: u16 = 7;
     /// MsvAvFlags: the AUTHENTICATE message has a MIC.
-    pub(super) const FLAG_MIC: u32 = 2;
+    pub(crate) const FLAG_MIC: u32 = 2;
 }
 
 /// Why a login was refused. The client gets STATUS_LOGON_FAILURE for all that concern the account.
@@ -79,11 +79,11 @@ pub fn nt_hash(password: &str) -> [u8; 16] {
     Md4::digest(&*units).into()
 }
 
-fn utf16(text: &str) -> Vec<u8> {
+pub(crate) fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn hmac_md5(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
+pub(crate) fn hmac_md5(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     let Ok(mut mac) = Hmac::<Md5>::new_from_slice(key) else {
         return [0; 16]; // HMAC takes keys of any length
     };
@@ -97,7 +97,7 @@ fn md5(parts: &[&[u8]]) -> [u8; 16] {
     hasher.finalize().into()
 }
 
-fn rc4(key: &[u8], data: &mut [u8]) {
+pub(crate) fn rc4(key: &[u8], data: &mut [u8]) {
     if let Ok(mut cipher) = Rc4::new_from_slice(key) {
         cipher.apply_keystream(data);
     }
@@ -318,6 +318,12 @@ pub enum Side {
 }
 
 impl Accepted {
+    /// The same at the client, which has proved it: for the client half of tests.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(user: String, domain: String, session_key: Zeroizing<[u8; 16]>, flags: u32) -> Self {
+        Self { user, domain, session_key, flags }
+    }
+
     /// GSS_GetMIC over `data` with sequence number 0 (MS-NLMP 3.4.4.2): SPNEGO's mechListMIC.
     pub fn mic(&self, data: &[u8], side: Side) -> [u8; 16] {
         let (sign, seal): (&[u8], &[u8]) = match side {
@@ -375,7 +381,7 @@ fn field<'a>(r: &mut Reader<'a>, token: &'a [u8]) -> Result<&'a [u8], NtlmError>
     Ok(Reader::new(token, "NTLM message field").slice(offset as usize, usize::from(len))?)
 }
 
-fn put_field(out: &mut Vec<u8>, len: usize, offset: usize) {
+pub(crate) fn put_field(out: &mut Vec<u8>, len: usize, offset: usize) {
     out.put_u16(len as u16);
     out.put_u16(len as u16);
     out.put_u32(offset as u32);

@@ -179,6 +179,21 @@ pub fn hint() -> Vec<u8> {
     wrap(tag::APPLICATION, &[wrap(tag::OID, OID_SPNEGO), wrap(tag::CONTEXT, &init)].concat())
 }
 
+/// The list of mechanisms that the client half offers, as its mechListMIC covers it.
+#[cfg(feature = "testing")]
+pub(crate) fn mech_list() -> Vec<u8> {
+    wrap(tag::SEQUENCE, &wrap(tag::OID, OID_NTLMSSP))
+}
+
+/// A NegTokenInit with NTLMSSP's first token (RFC 4178 4.2.1): the client half's.
+#[cfg(feature = "testing")]
+pub(crate) fn init(token: &[u8]) -> Vec<u8> {
+    let mut fields = wrap(tag::CONTEXT, &mech_list());
+    fields.extend(wrap(tag::CONTEXT | 2, &wrap(tag::OCTET_STRING, token)));
+    let inner = wrap(tag::CONTEXT, &wrap(tag::SEQUENCE, &fields));
+    wrap(tag::APPLICATION, &[wrap(tag::OID, OID_SPNEGO), inner].concat())
+}
+
 /// A NegTokenResp (RFC 4178 4.2.2). `choose` names NTLMSSP as the mechanism: in the first answer only.
 pub fn response(
     state: NegState,
