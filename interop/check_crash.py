@@ -94,26 +94,26 @@ class Restore:
     def recover(self, how):
         """Brings the restore to its end the way `how` says; returns whether it got there."""
         if how == "anew":
+            self.acked = set()  # nothing is promised of a session that is being deleted
             self.client(f"deltree {self.name}")
-            left = lab.smbclient(self.server.port, "import", "ls")
-            if left.returncode != 0 or re.search(rf"^  {self.name} ", left.stdout, re.M):
-                return False  # killed meanwhile, or not deleted: then the checks at the end tell
-            self.acked = set()
-            if self.target.exists():  # a deleted session removes nothing from a datastore
-                self.write_sources("rename")
-                number = 1
-                while (self.server.datastore / f"{self.name}({number})").exists():
-                    number += 1
-                self.target = self.server.datastore / f"{self.name}({number})"
-        self.probe_directory()
+        listed = lab.smbclient(self.server.port, "import", "ls")
+        if listed.returncode != 0 or "blocks available" not in listed.stdout:
+            return False  # killed meanwhile
+        present = re.search(rf"^  {self.name} ", listed.stdout, re.M)
+        if how == "anew" and not lab.check(not present, f"{self.name} a session can be deleted {listed.stdout}"):
+            return False
+        self.acked.discard("dir")
+        if present:
+            self.acked.add("dir")
+        elif self.target.exists():  # a deleted session removes nothing from a datastore
+            self.write_sources("rename")
+            number = 1
+            while (self.server.datastore / f"{self.name}({number})").exists():
+                number += 1
+            self.target = self.server.datastore / f"{self.name}({number})"
         if how == "reput" and self.run("reput"):
             return True
         return self.run("put")
-
-    def probe_directory(self):
-        self.acked.discard("dir")
-        if "NT_STATUS" not in self.client(f"cd {self.name}").stdout:
-            self.acked.add("dir")
 
     def extent(self, n):
         return self.target / f"{self.disks[n][0]}-flat.vmdk"

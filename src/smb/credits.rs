@@ -10,12 +10,14 @@ pub const CREDITS_MAX: usize = 8192;
 pub struct Window {
     low: u64,
     used: VecDeque<bool>,
+    /// An SMB1 NEGOTIATE was answered, and nothing came since.
+    smb1: bool,
 }
 
 impl Default for Window {
     /// A new connection may send one message, number 0.
     fn default() -> Self {
-        Self { low: 0, used: VecDeque::from([false]) }
+        Self { low: 0, used: VecDeque::from([false]), smb1: false }
     }
 }
 
@@ -23,6 +25,9 @@ impl Window {
     /// Uses `charge` ids from `id` on; `false` where one is outside of the window or was used: the connection must end.
     #[must_use]
     pub fn consume(&mut self, id: u64, charge: u16) -> bool {
+        if std::mem::take(&mut self.smb1) && id == 1 {
+            self.used[0] = true;
+        }
         let Some(start) = id.checked_sub(self.low).and_then(|start| usize::try_from(start).ok()) else {
             return false;
         };
@@ -36,6 +41,12 @@ impl Window {
             self.low += 1;
         }
         true
+    }
+
+    /// An SMB1 NEGOTIATE was answered (MS-SMB2 3.3.5.3): it stands for number 0, so that clients go on with 1. Some
+    /// begin again at 0.
+    pub fn begin_after_smb1(&mut self) {
+        *self = Self { low: 0, used: VecDeque::from([false, false]), smb1: true };
     }
 
     /// Grants what was asked, at least one, as far as the window goes; the number granted.
@@ -62,6 +73,17 @@ mod tests {
         assert!(!window.consume(1, 2), "overlaps one that was used");
         assert!(window.consume(1, 1) && window.consume(4, 1));
         assert!(!window.consume(u64::MAX, u16::MAX));
+    }
+
+    #[test]
+    fn smb1_uses_the_first_number_or_none() {
+        for first in [0, 1] {
+            let mut window = Window::default();
+            window.begin_after_smb1();
+            assert!(window.consume(first, 0));
+            assert!(!window.consume(first, 0), "{first} was used");
+            assert_eq!(window.grant(u16::MAX), 8191 + first as u16, "no hole is left behind");
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn run(
         return output;
     }
     if Kind::of(job.frame.bytes()) == Ok(Kind::Smb1) {
-        smb1(server, &job, now, &mut answers, &mut output);
+        smb1(server, connection, &job, now, &mut answers, &mut output);
         finish(server, &job, answers, &mut output);
         return output;
     }
@@ -102,16 +102,24 @@ pub fn run(
     output
 }
 
-fn smb1(server: &Server, job: &Job, now: u64, answers: &mut Vec<Answer>, output: &mut Output) {
+fn smb1(
+    server: &Server,
+    connection: &Connection,
+    job: &Job,
+    now: u64,
+    answers: &mut Vec<Answer>,
+    output: &mut Output,
+) {
     match Smb1Negotiate::decode(job.frame.bytes()) {
-        Ok(offer) if offer.smb2_wildcard || offer.smb2_002 => {
+        Ok(offer) if connection.negotiated.get().is_none() && (offer.smb2_wildcard || offer.smb2_002) => {
+            lock(&connection.window).begin_after_smb1();
             let Reply::Message { mut message, .. } = negotiate::multi_protocol(server, now) else { return };
             let mut head = Vec::with_capacity(HEADER_LEN);
             response_header(Command::NEGOTIATE, Status::SUCCESS, 1).encode(&mut head);
             message[..HEADER_LEN].copy_from_slice(&head);
             answers.push(Answer { message: Buffer::from_vec(message), session: None, sign: false });
         }
-        _ => output.disconnect = true, // a client of SMB1 only
+        _ => output.disconnect = true, // a client of SMB1 only, or one that has negotiated already
     }
 }
 
@@ -326,6 +334,9 @@ impl Stage<'_> {
     }
 
     fn negotiate(&self, message: &[u8]) -> Outcome {
+        if self.connection.negotiated.get().is_some() {
+            return Err(Failure::Disconnect); // 3.3.5.4
+        }
         lock(&self.connection.preauth).update(message);
         negotiate::handle(self.server, self.connection, message, self.now)
     }

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smb_proto::conn::window::CREDIT_BYTES;
 use smb_proto::header::HEADER_LEN;
 use smb_proto::msg::FileId;
+use smb_proto::msg::negotiate::DIALECT_210;
 use smb_proto::{DecodeError, Header, Status};
 
 use super::buffer::Buffer;
@@ -38,6 +40,17 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
+    /// Whether the credits that the request was charged pay for its `bytes`, one way or the other (MS-SMB2 3.3.5.2.5).
+    /// 2.0.2 has no charge, and 64 KiB at most.
+    pub fn check_payload(&self, bytes: u64) -> Result<(), Status> {
+        let charge =
+            if self.connection.dialect() >= DIALECT_210 { self.header.credit_charge.max(1) } else { 1 };
+        if bytes > u64::from(charge) * u64::from(CREDIT_BYTES) {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        Ok(())
+    }
+
     /// The FileId that a request means: [`FileId::ANY`] in a related request is the file of the one before it
     /// (MS-SMB2 3.3.5.2.7.2); where that one was to open it and failed, this one fails alike.
     pub fn resolve(&self, id: FileId) -> Result<FileId, Status> {

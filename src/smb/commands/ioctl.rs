@@ -21,6 +21,10 @@ const LINK_SPEED: u64 = 1_000_000_000;
 /// Handles an IOCTL.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
+    request.check_payload(
+        (message.input.len() as u64)
+            .max(u64::from(message.max_input_response) + u64::from(message.max_output_response)),
+    )?;
     if message.flags & wire::FLAG_IS_FSCTL == 0 {
         return Err(Status::NOT_SUPPORTED.into());
     }

@@ -15,6 +15,7 @@ use crate::smb::share::DirEntry;
 /// Handles a QUERY_DIRECTORY.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
+    request.check_payload(message.output_buffer_length.into())?;
     let open = open_of(request, message.file_id)?;
     if !open.file.is_directory() || message.output_buffer_length > PAYLOAD_BYTES_MAX {
         return Err(Status::INVALID_PARAMETER.into());

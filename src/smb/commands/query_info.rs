@@ -22,6 +22,7 @@ const SECTORS_PER_UNIT: u32 = 8;
 /// Handles a QUERY_INFO.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
+    request.check_payload(u64::from(message.output_buffer_length).max(message.input.len() as u64))?;
     let open = open_of(request, message.file_id)?;
     if message.output_buffer_length > PAYLOAD_BYTES_MAX {
         return Err(Status::INVALID_PARAMETER.into());

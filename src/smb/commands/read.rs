@@ -13,6 +13,7 @@ use crate::smb::server::{PAYLOAD_BYTES_MAX, ShareKind};
 /// Handles a READ.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
+    request.check_payload(message.length.into())?;
     let open = open_of(request, message.file_id)?;
     if open.file.is_directory() {
         return Err(Status::INVALID_DEVICE_REQUEST.into());

@@ -31,6 +31,7 @@ const MODE_SETTABLE: u32 = 0x0000_003E;
 /// Handles a SET_INFO.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
+    request.check_payload(message.data.len() as u64)?;
     let open = open_of(request, message.file_id)?;
     match message.info_type {
         info_type::FILE => {
