@@ -344,7 +344,8 @@ fn a_second_negotiate_ends_the_connection() {
 #[test]
 fn transforms_that_are_not_this_sessions_end_the_connection() {
     let world = World::plain();
-    let bends: [(&str, fn(&mut Vec<u8>, u64)); 9] = [
+    type Bend = fn(&mut Vec<u8>, u64);
+    let bends: [(&str, Bend); 9] = [
         ("another session's id", |frame, other| frame[44..52].copy_from_slice(&other.to_le_bytes())),
         ("no session's id", |frame, _| frame[44..52].fill(0xEE)),
         ("session 0", |frame, _| frame[44..52].fill(0)),

@@ -255,6 +255,7 @@ impl Stage<'_> {
         }
         self.inherit(job)?;
         if self.header.command == Command::ECHO && self.header.session_id == 0 {
+            echo::Request::decode(&job.frame.bytes()[range])?;
             return Ok(Reply::success(|out| echo::Response.encode(out)));
         }
         let channel = match self.connection.session(self.header.session_id) {
@@ -272,7 +273,10 @@ impl Stage<'_> {
         }
         let message = &job.frame.bytes()[range];
         match self.header.command {
-            Command::ECHO => Ok(Reply::success(|out| echo::Response.encode(out))),
+            Command::ECHO => {
+                echo::Request::decode(message)?;
+                Ok(Reply::success(|out| echo::Response.encode(out)))
+            }
             Command::LOGOFF => logoff::handle(self.server, &session, message),
             Command::TREE_CONNECT => {
                 let (id, outcome) = tree_connect::handle(self.server, &session, message)?;
