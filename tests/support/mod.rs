@@ -14,7 +14,8 @@ use importfs::import::engine::{DatastoreEntry, Engine, EngineSettings, Hyperviso
 use importfs::share::directory::DirectoryShare;
 use importfs::share::import::ImportShare;
 use importfs::smb::connection::{Connection, Signal};
-use importfs::smb::dispatch::{self, Job, Output};
+use importfs::smb::dispatch::{self, Output};
+use importfs::smb::job::Job;
 use importfs::smb::server::{Encryption, Server, Settings, ShareEntry, ShareKind, Users};
 use importfs::smb::share::Share;
 use smb_proto::auth::ntlm::nt_hash;
