@@ -19,6 +19,9 @@ use support::{OTHER, PASSWORD, Pair, USER, World};
 
 const DIALECTS: [u16; 5] = [0x0202, 0x0210, 0x0300, 0x0302, 0x0311];
 
+/// Changes a sealed frame; the number is another session's id.
+type Bend = fn(&mut Vec<u8>, u64);
+
 fn status<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Status {
     match outcome {
         Err(ClientError::Status(status)) => status,
@@ -344,7 +347,6 @@ fn a_second_negotiate_ends_the_connection() {
 #[test]
 fn transforms_that_are_not_this_sessions_end_the_connection() {
     let world = World::plain();
-    type Bend = fn(&mut Vec<u8>, u64);
     let bends: [(&str, Bend); 9] = [
         ("another session's id", |frame, other| frame[44..52].copy_from_slice(&other.to_le_bytes())),
         ("no session's id", |frame, _| frame[44..52].fill(0xEE)),
