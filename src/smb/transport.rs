@@ -43,6 +43,25 @@ const IDLE_MAX: Duration = Duration::from_mins(15);
 /// A frame that was begun arrives within this time.
 const FRAME_MAX: Duration = Duration::from_mins(1);
 
+/// How much of the server a client may take, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// From accepting a connection to the end of its login.
+    pub login: Duration,
+    /// Without a request of a client that is logged in.
+    pub idle: Duration,
+    /// From a frame's first byte to its last.
+    pub frame: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: CONNECTIONS_MAX, login: LOGIN_MAX, idle: IDLE_MAX, frame: FRAME_MAX }
+    }
+}
+
 /// 100 ns since 1601-01-01 UTC (MS-DTYP 2.3.3).
 fn now() -> u64 {
     const UNIX_EPOCH_SECONDS: u64 = 11_644_473_600;
@@ -51,8 +70,18 @@ fn now() -> u64 {
 }
 
 /// Serves until `shutdown` becomes true.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: watch::Receiver<bool>) {
+    serve_within(Limits::default(), listener, server, shutdown).await;
+}
+
+/// The same within other limits.
+pub async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    server: Arc<Server>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -67,14 +96,14 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: wat
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: {CONNECTIONS_MAX} connections are open");
+            tracing::warn!(%peer, "refused: {} connections are open", limits.connections);
             continue;
         };
         let (server, mut shutdown) = (Arc::clone(&server), shutdown.clone());
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
-                () = connection(stream, server, peer.to_string()) => {}
+                () = connection(limits, stream, server, peer.to_string()) => {}
                 _ = shutdown.wait_for(|stop| *stop) => {}
             }
         });
@@ -83,6 +112,7 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: wat
 
 /// What the tasks of a connection have in common.
 struct Tasks {
+    limits: Limits,
     server: Arc<Server>,
     connection: Arc<Connection>,
     outbox: Outbox,
@@ -90,7 +120,7 @@ struct Tasks {
     runtime: Handle,
 }
 
-async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
+async fn connection(limits: Limits, stream: TcpStream, server: Arc<Server>, peer: String) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer, "TCP_NODELAY: {error}");
     }
@@ -102,6 +132,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
         let _ = connection.local.set(local); // set here only
     }
     let tasks = Arc::new(Tasks {
+        limits,
         server,
         connection: Arc::new(connection),
         outbox: Outbox::new(writer),
@@ -206,10 +237,10 @@ async fn next_frame(
     started: tokio::time::Instant,
     bulk: &Arc<Semaphore>,
 ) -> Option<(Buffer, Option<OwnedSemaphorePermit>)> {
-    let logged_in = tasks.connection.has_session();
+    let (limits, logged_in) = (&tasks.limits, tasks.connection.has_session());
     let mut head = [0; FRAME_HEADER_LEN];
     if reader.buffer().len() < FRAME_HEADER_LEN {
-        let patience = if logged_in { IDLE_MAX } else { LOGIN_MAX.saturating_sub(started.elapsed()) };
+        let patience = if logged_in { limits.idle } else { limits.login.saturating_sub(started.elapsed()) };
         timeout(patience, reader.read_exact(&mut head)).await.ok()?.ok()?;
     } else {
         reader.read_exact(&mut head).await.ok()?;
@@ -223,7 +254,7 @@ async fn next_frame(
     if reader.buffer().len() >= length {
         reader.read_exact(body).await.ok()?;
     } else {
-        timeout(FRAME_MAX, reader.read_exact(body)).await.ok()?.ok()?;
+        timeout(limits.frame, reader.read_exact(body)).await.ok()?.ok()?;
     }
     Some((frame, place))
 }
