@@ -222,7 +222,8 @@ impl Attack {
         let offer = Offer { dialects: vec![dialect], ..Offer::default() };
         let socket = Socket::open(self.address, Duration::from_millis(300))?;
         let mut peer = Peer::connect(Client::new(offer), socket, USER, PASSWORD)?;
-        peer.tree_connect(*random.pick(&["dir", "import"]))?;
+        let share: &str = random.pick(&["dir", "import"]);
+        peer.tree_connect(share)?;
         let mut files = vec![FileId::ANY];
         for (name, options) in [("", 1), ("victim.cfg", 0), ("victim", 0)] {
             let disposition = if name.is_empty() { OPEN } else { OPEN_IF };
@@ -382,7 +383,7 @@ const LIMITS: Limits = Limits {
     connections: 40,
     login: Duration::from_millis(1500),
     idle: Duration::from_millis(2500),
-    frame: Duration::from_millis(1000),
+    frame: Duration::from_secs(1),
 };
 
 /// A server with short limits, and a runtime that keeps it running.
@@ -429,7 +430,7 @@ fn half_open_slow_and_idle_connections_are_cut() {
             );
         };
         scope.spawn(move || {
-            cut("silence", LIMITS.login, TcpStream::connect(address).unwrap(), Instant::now())
+            cut("silence", LIMITS.login, TcpStream::connect(address).unwrap(), Instant::now());
         });
         scope.spawn(move || {
             let since = Instant::now();

@@ -6,7 +6,7 @@ use super::formats::conflict;
 use super::formats::log_text::{Event, session_block};
 use super::formats::names::Kind;
 use super::formats::vmcfg;
-use super::plan::Plan;
+use super::plan::{Place, Plan};
 use super::rewrite;
 use super::session::{Inner, Session, digest};
 use super::state::{Receiving, State};
@@ -69,7 +69,10 @@ impl Session {
     fn define(&self, inner: &mut Inner, asked: Cfg) -> Result<(), Vec<CfgProblem>> {
         if let State::Receiving(receiving) = &mut inner.state {
             let changed = receiving.plan.asked.changed_destinations(&asked);
-            if changed.is_empty() {
+            // Without data they may be gone: given back for another CFG, which a kill or an error kept from being taken.
+            let there =
+                receiving.has_data() || receiving.plan.places().all(|place| self.has_directory(place));
+            if changed.is_empty() && there {
                 receiving.plan.taken.vm_name.clone_from(&asked.vm_name);
                 receiving.plan.asked = asked;
                 inner.faults.clear();
@@ -101,6 +104,11 @@ impl Session {
         }
         inner.state = State::Receiving(Box::new(Receiving::new(plan)));
         Ok(())
+    }
+
+    fn has_directory(&self, place: &Place) -> bool {
+        let store = self.shared.datastore(&place.datastore);
+        store.is_ok_and(|store| place.directory.is_empty() || store.exists(&place.directory).unwrap_or(true))
     }
 
     /// The hypervisor, and the names of the datastores of the VMX and of each disk.
@@ -215,19 +223,25 @@ impl Session {
         Ok(())
     }
 
-    /// Before another destination is taken: removes the empty directories of the one before.
+    /// Before another destination is taken: removes the session's directories that are empty. A kill may have come after
+    /// they were made and before the CFG was recorded: they are this session's all the same, and no conflict.
     fn give_back(&self, inner: &mut Inner) {
-        let State::Receiving(receiving) = &inner.state else { return };
-        for place in receiving.plan.places() {
-            let Ok(store) = self.shared.datastore(&place.datastore) else { continue };
-            // One that is not empty stays, and stays in the ledger.
-            if store.remove_directory(&place.directory).is_ok() {
-                let (datastore, path) = (place.datastore.clone(), place.directory.clone());
-                if let Err(error) = self.record(&Record::LedgerRemoved { datastore, path }) {
+        let made = std::mem::take(&mut inner.ledger);
+        inner.ledger = made
+            .into_iter()
+            .filter(|(datastore, path)| {
+                let Ok(store) = self.shared.datastore(datastore) else { return true };
+                // One that is not empty stays, and stays in the ledger; so does a file.
+                if store.remove_directory(path).is_err() {
+                    return true;
+                }
+                let gone = Record::LedgerRemoved { datastore: datastore.clone(), path: path.clone() };
+                if let Err(error) = self.record(&gone) {
                     self.log.error(&error.to_string());
                 }
-            }
-        }
+                false
+            })
+            .collect();
         inner.state = State::Cfg;
     }
 

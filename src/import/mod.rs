@@ -26,4 +26,6 @@ pub use file::{How, ImportFile};
 pub use session::{Info, Session, Times};
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

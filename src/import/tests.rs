@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::datastore::DirectoryDatastore;
+use crate::datastore::{Datastore, DirectoryDatastore};
 use crate::disk::Options;
 use crate::pancbt;
 
@@ -16,7 +16,10 @@ const SIZE: u64 = 3 * 1024 * 1024 + 512;
 fn engine(root: &Path) -> Engine {
     let store = root.join("ds");
     std::fs::create_dir_all(&store).unwrap();
-    let store = Arc::new(DirectoryDatastore::open(&store).unwrap());
+    engine_on(root, Arc::new(DirectoryDatastore::open(&store).unwrap()))
+}
+
+pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
     let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store }];
     Engine::new(EngineSettings {
         data_dir: root.join("data"),
@@ -27,7 +30,7 @@ fn engine(root: &Path) -> Engine {
     .unwrap()
 }
 
-fn cfg(directory: &str, more: &str) -> String {
+pub(super) fn cfg(directory: &str, more: &str) -> String {
     let mut text = format!(
         "version = \"4\"\nvmname = \"new\"\nvmuuid = \"50133967-ae5a-052c-0140-e47ce07219ee\"\nservername = \"local\"\n\
          datacenter = \"\"\nfolder = \"\"\nhostsystem = \"\"\nresourcepool = \"\"\ndsname = \"4e31-aa\"\n\
@@ -45,14 +48,24 @@ fn cfg(directory: &str, more: &str) -> String {
 }
 
 fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
+    put_in(session, name, bytes, 1 << 20)
+}
+
+/// The same in pieces.
+pub(super) fn put_in(
+    session: &Arc<Session>,
+    name: &str,
+    bytes: &[u8],
+    piece: usize,
+) -> Result<(), ImportError> {
     let file = match session.find(name) {
         Some(_) => session.open_file(name, How::Write)?,
         None => session.create(name)?,
     };
     file.set_len(0)?;
     // Last part first: clients write out of order.
-    for (number, part) in bytes.chunks(1 << 20).enumerate().rev() {
-        file.write_at(part, (number << 20) as u64)?;
+    for (number, part) in bytes.chunks(piece).enumerate().rev() {
+        file.write_at(part, (number * piece) as u64)?;
     }
     file.close(true)
 }
@@ -164,7 +177,7 @@ fn a_restart_takes_up_what_was_there() {
 }
 
 /// What a kill -9 leaves: the data directory and the datastore as they are now, in a directory of their own.
-fn killed(root: &Path) -> tempfile::TempDir {
+pub(super) fn killed(root: &Path) -> tempfile::TempDir {
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
@@ -223,9 +236,9 @@ fn a_kill_leaves_what_was_not_closed_incomplete() {
 }
 
 /// The differential from one state of a disk to another.
-fn differential(base: &[u8], new: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub(super) fn differential(base: &[u8], new: &[u8], from: &str, to: &str) -> Vec<u8> {
     let (base_id, target) = (from.to_owned(), to.to_owned());
-    let header = pancbt::Header { disk_size: SIZE, disk_uuid: None, base: base_id, target };
+    let header = pancbt::Header { disk_size: base.len() as u64, disk_uuid: None, base: base_id, target };
     let mut writer = pancbt::Writer::new(Vec::new(), &header).unwrap();
     for (number, (old, new)) in base.chunks(4096).zip(new.chunks(4096)).enumerate() {
         let offset = number as u64 * 4096;
@@ -276,4 +289,21 @@ fn a_chain_goes_on_after_a_restart() {
     assert!(session.find("a-flat.1.pancbt").is_some(), "it is listed as before");
     let wrong = put(&session, "a-flat.2.pancbt", &differential(1, 2));
     assert!(wrong.is_err(), "the disk stands at two, not at one");
+}
+
+/// A wrong CFG gives back what the one before had made; that one comes again after a restart.
+#[test]
+fn a_cfg_comes_back_after_a_wrong_one_and_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let path = ["vm".to_owned()];
+    let session = engine(root.path()).create_directory(&path).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    put(&session, "vm.cfg", cfg("other", "").replace("ds1", "none").as_bytes()).unwrap();
+    assert!(session.find("vm.cfg.err").is_some());
+    let left = killed(root.path());
+    let session = engine(left.path()).session(&path).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    assert!(session.find("vm.cfg.err").is_none(), "{}", log(&session));
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    assert_eq!(std::fs::read(left.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
 }
