@@ -222,7 +222,7 @@ impl Attack {
         let offer = Offer { dialects: vec![dialect], ..Offer::default() };
         let socket = Socket::open(self.address, Duration::from_millis(300))?;
         let mut peer = Peer::connect(Client::new(offer), socket, USER, PASSWORD)?;
-        let share: &str = random.pick(&["dir", "import"]);
+        let share = ["dir", "import"][random.below(2)];
         peer.tree_connect(share)?;
         let mut files = vec![FileId::ANY];
         for (name, options) in [("", 1), ("victim.cfg", 0), ("victim", 0)] {
