@@ -16,10 +16,9 @@ use importfs::share::import::ImportShare;
 use importfs::smb::connection::{Connection, Signal};
 use importfs::smb::dispatch::{self, Output};
 use importfs::smb::job::Job;
-use importfs::smb::server::{Encryption, Server, Settings, ShareEntry, ShareKind, Users};
+use importfs::smb::server::{Server, Settings, ShareEntry, ShareKind, Users};
 use importfs::smb::share::Share;
 use smb_proto::auth::ntlm::nt_hash;
-use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 use smb_proto::testing::{Client, ClientError, Link, Offer, Peer};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -68,26 +67,14 @@ impl World {
             let (name, comment, kind) = (name.to_owned(), String::new(), ShareKind::Disk);
             Arc::new(ShareEntry { name, comment, kind, share, encrypt, users })
         };
-        let mut settings = Settings {
-            name: "TEST".into(),
-            guid: [7; 16],
-            min_dialect: DIALECT_202,
-            max_dialect: DIALECT_311,
-            signing_required: false,
-            encryption: Encryption::Desired,
-            shares: vec![
-                entry("dir", directory("dir"), false, Vec::new()),
-                entry("secret", directory("secret"), true, Vec::new()),
-                entry("others", directory("others"), false, vec![OTHER.into()]),
-                entry(
-                    "import",
-                    Arc::new(ImportShare::new(Arc::new(engine.unwrap()), "import")),
-                    false,
-                    vec![],
-                ),
-            ],
-            users: Arc::new(Accounts),
-        };
+        let shares = vec![
+            entry("dir", directory("dir"), false, Vec::new()),
+            entry("secret", directory("secret"), true, Vec::new()),
+            entry("others", directory("others"), false, vec![OTHER.into()]),
+            entry("import", Arc::new(ImportShare::new(Arc::new(engine.unwrap()), "import")), false, vec![]),
+        ];
+        let mut settings = Settings::new(Arc::new(Accounts), shares);
+        settings.guid = [7; 16];
         change(&mut settings);
         Self { server: Server::new(settings), root }
     }
@@ -146,9 +133,7 @@ impl Pair {
         self.delay = output.delay;
         if output.disconnect && !self.closed {
             self.closed = true;
-            for session in self.connection.drain_sessions() {
-                self.server.remove_session(session.id);
-            }
+            self.server.connection_lost(&self.connection);
         }
     }
 

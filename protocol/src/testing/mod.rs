@@ -297,7 +297,9 @@ impl Client {
         }
         let Some(keys) = &self.keys else { return Ok(()) };
         let interim = header.status == Status::PENDING;
-        if sealed || interim || header.session_id != self.session_id {
+        // A session that is gone can't sign: the request's own flag and signature may come back (3.2.5.1.3).
+        let gone = header.status == Status::USER_SESSION_DELETED;
+        if sealed || interim || gone || header.session_id != self.session_id {
             return Ok(());
         }
         if header.flags.contains(Flags::SIGNED) {
@@ -309,8 +311,6 @@ impl Client {
         }
         match self.protection {
             Protection::Plain => Ok(()),
-            // Errors about a session that is gone can't be signed by it (3.2.5.1.3).
-            _ if header.status == Status::USER_SESSION_DELETED => Ok(()),
             _ => Err(ClientError::Signature),
         }
     }
