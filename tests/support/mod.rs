@@ -13,6 +13,7 @@ use importfs::disk::Options;
 use importfs::import::engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
 use importfs::share::directory::DirectoryShare;
 use importfs::share::import::ImportShare;
+use importfs::smb::buffer::Buffer;
 use importfs::smb::connection::{Connection, Signal};
 use importfs::smb::dispatch::{self, Output};
 use importfs::smb::job::Job;
@@ -123,12 +124,17 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    fn queue(&mut self, frame: &Buffer) {
+        let bytes = frame.bytes();
+        let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+        assert_eq!(length, bytes.len() - 4, "the length in front of a frame");
+        self.frames.push_back(bytes[4..].to_vec());
+    }
+
     fn take(&mut self, output: Output) {
-        for frame in output.frames {
-            let bytes = frame.bytes();
-            let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
-            assert_eq!(length, bytes.len() - 4, "the length in front of a frame");
-            self.frames.push_back(bytes[4..].to_vec());
+        output.frames.iter().for_each(|frame| self.queue(frame));
+        if let Some(id) = output.parked {
+            dispatch::arm(&self.connection, id);
         }
         self.delay = output.delay;
         if output.disconnect && !self.closed {
@@ -140,7 +146,10 @@ impl Pair {
     /// Runs requests again that were parked and woken, by this connection or another.
     pub(crate) fn pump(&mut self) {
         while let Ok(signal) = self.signals.try_recv() {
-            if let Some(job) = dispatch::unpark(&self.server, &self.connection, signal) {
+            if signal == Signal::Send {
+                let posted = self.connection.take_posted();
+                posted.iter().for_each(|frame| self.queue(frame));
+            } else if let Some(job) = dispatch::unpark(&self.server, &self.connection, signal) {
                 let output = dispatch::run(&self.server, &self.connection, job, Some(signal), NOW);
                 self.take(output);
             }
