@@ -131,7 +131,7 @@ impl Pair {
         self.frames.push_back(bytes[4..].to_vec());
     }
 
-    fn take(&mut self, output: Output) {
+    fn take(&mut self, output: &Output) {
         output.frames.iter().for_each(|frame| self.queue(frame));
         if let Some(id) = output.parked {
             dispatch::arm(&self.connection, id);
@@ -151,7 +151,7 @@ impl Pair {
                 posted.iter().for_each(|frame| self.queue(frame));
             } else if let Some(job) = dispatch::unpark(&self.server, &self.connection, signal) {
                 let output = dispatch::run(&self.server, &self.connection, job, Some(signal), NOW);
-                self.take(output);
+                self.take(&output);
             }
         }
     }
@@ -167,10 +167,10 @@ impl Link for Pair {
         match Job::new(&self.connection, frame) {
             Ok(job) => {
                 let output = dispatch::run(&self.server, &self.connection, job, None, NOW);
-                self.take(output);
+                self.take(&output);
                 self.pump();
             }
-            Err(_) => self.take(Output { disconnect: true, ..Output::default() }),
+            Err(_) => self.take(&Output { disconnect: true, ..Output::default() }),
         }
         Ok(())
     }
@@ -187,6 +187,6 @@ impl Link for Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        self.take(Output { disconnect: true, ..Output::default() });
+        self.take(&Output { disconnect: true, ..Output::default() });
     }
 }
