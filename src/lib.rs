@@ -8,6 +8,7 @@
 //! - [`import`]: import sessions; on [`disk`], [`pancbt`], [`journal`]
 //! - [`datastore`]: drivers and filters
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod datastore;

@@ -20,6 +20,17 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("src/journal", &["tokio", "crate::smb", "crate::share", "crate::import", "smb_proto"]),
     ("src/datastore", &["tokio", "crate::smb", "crate::share", "crate::import", "crate::disk", "smb_proto"]),
     ("src/share/directory", &["crate::import", "crate::datastore", "crate::disk"]),
+    (
+        "src/admin",
+        &[
+            "crate::smb",
+            "crate::share",
+            "crate::disk",
+            "crate::datastore",
+            "import::engine",
+            "import::session",
+        ],
+    ),
     ("src/config", &["tokio", "crate::smb", "crate::import", "crate::share"]),
 ];
 

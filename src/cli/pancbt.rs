@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use rustix::fs::{FallocateFlags, fallocate};
 use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, print, print_json};
 use crate::pancbt::{
     Header, PancbtError, Parser, Sink, Summary, Writer, create_from_areas, create_from_images, parse_areas,
 };
@@ -28,14 +28,17 @@ pub(super) enum Command {
     Info {
         /// The differential.
         file: PathBuf,
-        /// For scripts.
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
-    /// Check every checksum and the end record.
+    /// Check every checksum and the end record. Exit code 1: it is damaged.
     Verify {
         /// The differential.
         file: PathBuf,
+        /// As JSON, for scripts.
+        #[arg(long)]
+        json: bool,
     },
     /// Merge a file into an image. It is verified first: a damaged file changes nothing.
     Apply {
@@ -77,11 +80,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(options) => create(&options),
         Command::Info { file, json } => info(&file, json),
-        Command::Verify { file } => {
-            read(&file, &mut Discard)?;
-            println!("{}: whole, all checksums match", file.display());
-            Ok(())
-        }
+        Command::Verify { file, json } => verify(&file, json),
         Command::Apply { file, to } => apply(&file, &to),
     }
 }
@@ -208,9 +207,7 @@ fn info(path: &Path, json: bool) -> Result<(), Failure> {
         zero_bytes: summary.zero_bytes,
     };
     if json {
-        let text = serde_json::to_string_pretty(&info).map_err(|e| Failure::Wrong(e.to_string()))?;
-        println!("{text}");
-        return Ok(());
+        return print_json(&info);
     }
     let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
     println!("disk size:         {} bytes", info.disk_size);
@@ -219,6 +216,21 @@ fn info(path: &Path, json: bool) -> Result<(), Failure> {
     println!("target change id:  {}", known(info.target_change_id));
     println!("contents:          {}", sentence(&summary));
     Ok(())
+}
+
+fn verify(path: &Path, json: bool) -> Result<(), Failure> {
+    match read(path, &mut Discard) {
+        Ok(_) if json => print_json(&serde_json::json!({ "whole": true, "error": null })),
+        Ok(_) => {
+            print(&format!("{}: whole, all checksums match\n", path.display()));
+            Ok(())
+        }
+        Err(Failure::Wrong(error)) if json => {
+            print_json(&serde_json::json!({ "whole": false, "error": error }))?;
+            Err(Failure::Told)
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn sentence(summary: &Summary) -> String {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
-use super::{Failure, load_config};
-use crate::config::{Config, Encryption, HypervisorConfig, ShareConfig, ShareKind, Signing};
-use crate::datastore::DirectoryDatastore;
-use crate::disk::Options;
-use crate::import::engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
+use super::{Failure, Place, wiring};
+use crate::admin::instance::Instance;
+use crate::admin::socket::{SOCKET_NAME, StatusSocket};
+use crate::admin::{self, Reporter};
+use crate::config::{Config, Encryption, ShareConfig, ShareKind, Signing};
+use crate::import::Engine;
 use crate::share::directory::DirectoryShare;
 use crate::share::import::ImportShare;
 use crate::share::ipc::IpcShare;
@@ -43,12 +44,8 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// Where and how to run.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// The configuration file; without it, the embedded default.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Sessions, journal and accounts.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// The address to listen on, instead of the configuration's.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -67,21 +64,24 @@ enum LogFormat {
 
 pub(super) fn run(options: &Serve) -> Result<(), Failure> {
     start_log(options.log_format);
-    let mut config = load_config(options.config.as_deref(), options.data_dir.as_deref())?;
+    let mut config = options.place.load()?;
     if let Some(address) = options.listen {
         config.server.listen = vec![address];
     }
     let data_dir = config.server.data_dir.clone();
     create_private(&data_dir).map_err(|e| Failure::file(&data_dir, e))?;
+    let _instance = Instance::take(&data_dir).map_err(|e| Failure::Usage(e.to_string()))?;
     let users = Arc::new(Users::open(&data_dir).map_err(|e| Failure::Usage(e.to_string()))?);
-    let first_password = match options.config {
+    let first_password = match options.place.config {
         Some(_) => None,
         None => first_user(&users).map_err(|e| Failure::Usage(e.to_string()))?,
     };
-    let server = Server::new(settings(&config, users)?);
+    let imports = config.shares.iter().any(|share| share.kind == ShareKind::Import);
+    let engine = if imports { Some(Arc::new(wiring::engine(&config)?)) } else { None };
+    let server = Server::new(settings(&config, users, engine.as_ref())?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("the runtime does not start: {e}")))?;
-    let outcome = runtime.block_on(listen(&config, server, first_password.as_deref()));
+    let outcome = runtime.block_on(listen(&config, server, engine, first_password.as_deref()));
     runtime.shutdown_timeout(SHUTDOWN);
     outcome
 }
@@ -99,7 +99,7 @@ fn start_log(format: LogFormat) {
 }
 
 /// Makes a directory that only its owner can enter: the accounts and half-restored disks' maps are in it.
-fn create_private(path: &Path) -> io::Result<()> {
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -176,14 +176,14 @@ fn ipc(config: &Config) -> Arc<ShareEntry> {
     })
 }
 
-fn settings(config: &Config, users: Arc<Users>) -> Result<Settings, Failure> {
+fn settings(config: &Config, users: Arc<Users>, engine: Option<&Arc<Engine>>) -> Result<Settings, Failure> {
     let mut shares = Vec::new();
     for share in &config.shares {
         shares.push(Arc::new(ShareEntry {
             name: share.name.clone(),
             comment: share.comment.clone(),
             kind: server::ShareKind::Disk,
-            share: open_share(config, share)?,
+            share: open_share(share, engine)?,
             encrypt: share.encryption == Some(Encryption::Required),
             users: share.users.iter().flatten().map(|user| user.to_lowercase()).collect(),
         }));
@@ -219,65 +219,44 @@ fn server_guid(data_dir: &Path) -> Result<[u8; 16], Failure> {
     Ok(guid.into_bytes())
 }
 
-fn open_share(config: &Config, share: &ShareConfig) -> Result<Arc<dyn Share>, Failure> {
+fn open_share(share: &ShareConfig, engine: Option<&Arc<Engine>>) -> Result<Arc<dyn Share>, Failure> {
     match (share.kind, &share.path) {
         (ShareKind::Directory, Some(path)) => {
             let opened = DirectoryShare::open(path, &share.name);
             Ok(Arc::new(opened.map_err(|e| Failure::file(path, e))?))
         }
         (ShareKind::Directory, None) => Err(Failure::Usage(format!("share '{}' has no path", share.name))),
-        (ShareKind::Import, _) => Ok(Arc::new(ImportShare::new(Arc::new(engine(config)?), &share.name))),
-    }
-}
-
-/// The import engine of a configuration. Replays the journals of all sessions.
-fn engine(config: &Config) -> Result<Engine, Failure> {
-    let mut hypervisors = Vec::new();
-    for hypervisor in &config.hypervisors {
-        hypervisors.push(Hypervisor {
-            name: hypervisor.name.clone(),
-            aliases: hypervisor.aliases.clone(),
-            datastores: datastores(hypervisor)?,
-        });
-    }
-    let settings = EngineSettings {
-        data_dir: config.server.data_dir.clone(),
-        hypervisors,
-        disk_options: Options {
-            grain: config.import.skip_grain,
-            keep_alive: Duration::from_secs(config.import.keep_alive_seconds),
-            ..Options::default()
+        (ShareKind::Import, _) => match engine {
+            Some(engine) => Ok(Arc::new(ImportShare::new(Arc::clone(engine), &share.name))),
+            None => Err(Failure::Usage(format!("share '{}' has no engine behind it", share.name))),
         },
-        max_sessions: config.import.max_sessions,
-    };
-    Engine::new(settings).map_err(|error| Failure::Usage(error.to_string()))
+    }
 }
 
-fn datastores(hypervisor: &HypervisorConfig) -> Result<Vec<DatastoreEntry>, Failure> {
-    let open = |store: &crate::config::DatastoreConfig| {
-        // The embedded default's datastore is made on the first start; a configured one is made by nobody but its
-        // administrator, because an unmounted NFS path would fill the root file system.
-        if store.path.starts_with(super::DEFAULT_DATA_DIR) {
-            std::fs::create_dir_all(&store.path).map_err(|e| Failure::file(&store.path, e))?;
-        }
-        let driver = DirectoryDatastore::open(&store.path).map_err(|e| Failure::file(&store.path, e))?;
-        Ok(DatastoreEntry { name: store.name.clone(), uuid: store.uuid.clone(), store: Arc::new(driver) })
-    };
-    hypervisor.datastores.iter().map(open).collect()
-}
-
-async fn listen(config: &Config, server: Arc<Server>, password: Option<&str>) -> Result<(), Failure> {
+async fn listen(
+    config: &Config,
+    server: Arc<Server>,
+    engine: Option<Arc<Engine>>,
+    password: Option<&str>,
+) -> Result<(), Failure> {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = Vec::new();
+    let mut addresses = Vec::new();
     let mut port = 0;
     for address in &config.server.listen {
         let failed = |error| Failure::Usage(format!("server.listen: {address}: {error}"));
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         port = address.port();
+        addresses.push(address.to_string());
         info!(%address, "listening");
         tasks.push(tokio::spawn(transport::serve(listener, Arc::clone(&server), stopped.clone())));
     }
+    let source: admin::Source =
+        Arc::new(move || engine.as_ref().map(|engine| engine.snapshot()).unwrap_or_default());
+    let data_dir = &config.server.data_dir;
+    let socket = StatusSocket::bind(data_dir).map_err(|e| Failure::file(&data_dir.join(SOCKET_NAME), e))?;
+    let status = tokio::spawn(socket.serve(Arc::new(Reporter::new(source, addresses))));
     if let Some(share) = config.shares.first() {
         greet(port, &share.name, password);
     }
@@ -287,6 +266,8 @@ async fn listen(config: &Config, server: Arc<Server>, password: Option<&str>) ->
     for task in tasks {
         let _ = tokio::time::timeout(SHUTDOWN, task).await;
     }
+    status.abort();
+    let _ = status.await; // cancelled, and its socket's file with it
     Ok(())
 }
 

@@ -1,12 +1,11 @@
 //! `importfs user`: the accounts that may log in. Passwords come from a prompt or from standard input, never from argv.
 
 use std::io::{self, BufRead, IsTerminal};
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use super::{Failure, load_config};
+use super::{Failure, Place, print, print_json};
 use crate::users::Users;
 
 /// What to do with accounts.
@@ -20,10 +19,9 @@ pub(super) enum Command {
     Remove(Target),
     /// List the accounts.
     List {
-        /// The configuration file.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// For scripts.
+        #[command(flatten)]
+        place: Place,
+        /// As JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
@@ -33,40 +31,36 @@ pub(super) enum Command {
 pub(super) struct Target {
     /// The account.
     name: String,
-    /// The configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     let wrong = |error: crate::users::UsersError| Failure::Wrong(error.to_string());
     match command {
         Command::Add(target) => {
-            let users = open(target.config.as_deref())?;
+            let users = open(&target.place)?;
             users.add(&target.name, &ask_password()?).map_err(wrong)
         }
         Command::Passwd(target) => {
-            let users = open(target.config.as_deref())?;
+            let users = open(&target.place)?;
             users.set_password(&target.name, &ask_password()?).map_err(wrong)
         }
-        Command::Remove(target) => open(target.config.as_deref())?.remove(&target.name).map_err(wrong),
-        Command::List { config, json } => {
-            let names = open(config.as_deref())?.names().map_err(wrong)?;
+        Command::Remove(target) => open(&target.place)?.remove(&target.name).map_err(wrong),
+        Command::List { place, json } => {
+            let names = open(&place)?.names().map_err(wrong)?;
             if json {
-                println!("{}", serde_json::json!({ "users": names }));
-            } else {
-                for name in names {
-                    println!("{name}");
-                }
+                return print_json(&serde_json::json!({ "users": names }));
             }
+            print(&names.iter().fold(String::new(), |text, name| text + name + "\n"));
             Ok(())
         }
     }
 }
 
-fn open(config: Option<&std::path::Path>) -> Result<Users, Failure> {
-    let data_dir = load_config(config, None)?.server.data_dir;
-    std::fs::create_dir_all(&data_dir).map_err(|e| Failure::file(&data_dir, e))?;
+fn open(place: &Place) -> Result<Users, Failure> {
+    let data_dir = place.load()?.server.data_dir;
+    super::serve::create_private(&data_dir).map_err(|e| Failure::file(&data_dir, e))?;
     Users::open(&data_dir).map_err(|error| Failure::Usage(error.to_string()))
 }
 

@@ -1,4 +1,5 @@
-//! What a well-formed configuration must also satisfy; every problem at once, each naming its key.
+//! What a well-formed configuration must also satisfy; every problem at once, each with the key's place in the file
+//! (`share[1].name`) and a sentence.
 
 use std::collections::HashSet;
 
@@ -13,8 +14,14 @@ const NAME_CHARS_MAX: usize = 15;
 /// The longest share name (MS-SRVS 2.2.4.23: NNLEN).
 const SHARE_CHARS_MAX: usize = 80;
 
-/// Sentences, empty if all is well.
-pub(super) fn problems(config: &Config) -> Vec<String> {
+/// The least and most bytes of an import.log: the first lines of a session, and what a text viewer still opens.
+const LOG_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 30;
+
+/// Where and what.
+type Problem = (String, String);
+
+/// Empty if all is well.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     server(config, &mut found);
     shares(config, &mut found);
@@ -22,90 +29,104 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     found
 }
 
-fn server(config: &Config, found: &mut Vec<String>) {
+fn server(config: &Config, found: &mut Vec<Problem>) {
+    let mut wrong = |key: &str, message: String| found.push((key.to_owned(), message));
     let name = &config.server.name;
     if name.is_empty()
         || name.len() > NAME_CHARS_MAX
         || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     {
-        found.push(format!("server.name: '{name}' is not 1 to {NAME_CHARS_MAX} letters, digits or '-'"));
+        wrong("server.name", format!("'{name}' is not 1 to {NAME_CHARS_MAX} letters, digits or '-'"));
     }
     if config.server.listen.is_empty() {
-        found.push("server.listen: at least one address is needed".into());
+        wrong("server.listen", "at least one address is needed".into());
     }
     if config.server.max_connections == 0 {
-        found.push("server.max-connections: at least 1 is needed".into());
+        wrong("server.max-connections", "at least 1 is needed".into());
     }
     if config.smb.min_dialect > config.smb.max_dialect {
-        found.push("smb.min-dialect: is newer than smb.max-dialect".into());
+        wrong("smb.min-dialect", "it is newer than smb.max-dialect".into());
     }
-    let grain = config.import.skip_grain;
+    let import = &config.import;
+    let grain = import.skip_grain;
     if !grain.is_power_of_two() || !GRAIN_BYTES.contains(&grain) {
-        found.push(format!("import.skip-grain: {grain} is not a power of two from 4096 to 16777216"));
+        wrong("import.skip-grain", format!("{grain} is not a power of two from 4096 to 16777216"));
     }
-    if !COALESCE_BYTES.contains(&config.import.coalesce) {
-        found.push(format!("import.coalesce: {} is not from 4096 to 16777216", config.import.coalesce));
+    let coalesce = import.coalesce;
+    if !coalesce.is_multiple_of(4096) || !COALESCE_BYTES.contains(&coalesce) {
+        wrong("import.coalesce", format!("{coalesce} is not a multiple of 4096 from 4096 to 16777216"));
     }
-    if config.import.keep_alive_seconds == 0 {
-        found.push("import.keep-alive-seconds: at least 1 is needed".into());
+    if import.keep_alive_seconds == 0 {
+        wrong("import.keep-alive-seconds", "at least 1 is needed".into());
     }
-    if config.import.max_sessions == 0 {
-        found.push("import.max-sessions: at least 1 is needed".into());
+    if import.max_sessions == 0 {
+        wrong("import.max-sessions", "at least 1 is needed".into());
+    }
+    if !LOG_BYTES.contains(&import.log_max_bytes) {
+        let bytes = import.log_max_bytes;
+        wrong(
+            "import.log-max-bytes",
+            format!("{bytes} is not from {} to {}", LOG_BYTES.start(), LOG_BYTES.end()),
+        );
     }
 }
 
-fn shares(config: &Config, found: &mut Vec<String>) {
+fn shares(config: &Config, found: &mut Vec<Problem>) {
     let mut names = HashSet::new();
     let mut imports = 0;
-    for share in &config.shares {
+    for (number, share) in config.shares.iter().enumerate() {
+        let mut wrong = |key: &str, message: String| found.push((format!("share[{number}].{key}"), message));
         let name = &share.name;
         let forbidden = |c: char| c.is_control() || "\\/:*?\"<>|[]+;,=".contains(c);
         if name.is_empty() || name.chars().count() > SHARE_CHARS_MAX || name.contains(forbidden) {
-            found.push(format!("share.name: '{name}' is not a share name"));
+            wrong("name", format!("'{name}' is not a share name"));
         }
         if name.eq_ignore_ascii_case("IPC$") || !names.insert(name.to_lowercase()) {
-            found.push(format!("share.name: '{name}' is there already (names are compared without case)"));
+            wrong("name", format!("'{name}' is there already (names are compared without case)"));
         }
         match share.kind {
             ShareKind::Import => imports += 1,
             ShareKind::Directory if share.path.is_none() => {
-                found.push(format!("share.path: share '{name}' of kind \"directory\" needs a path"));
+                wrong("path", format!("share '{name}' of kind \"directory\" needs a path"));
             }
             ShareKind::Directory => {}
         }
         if share.kind == ShareKind::Import && share.path.is_some() {
-            found.push(format!("share.path: share '{name}' of kind \"import\" has no path of its own"));
+            wrong("path", format!("share '{name}' of kind \"import\" has no path of its own"));
+        }
+        if imports > 1 && share.kind == ShareKind::Import {
+            wrong("kind", "only one share can be of kind \"import\"".into());
         }
     }
-    if imports > 1 {
-        found.push("share.kind: only one share can be of kind \"import\"".into());
-    }
     if config.shares.is_empty() {
-        found.push("share: at least one [[share]] is needed".into());
+        found.push(("share".into(), "at least one [[share]] is needed".into()));
     }
 }
 
-fn hypervisors(config: &Config, found: &mut Vec<String>) {
+fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
     let mut names = HashSet::new();
-    for hypervisor in &config.hypervisors {
-        for name in std::iter::once(&hypervisor.name).chain(&hypervisor.aliases) {
+    for (number, hypervisor) in config.hypervisors.iter().enumerate() {
+        let at = format!("hypervisor[{number}]");
+        let own = std::iter::once((format!("{at}.name"), &hypervisor.name));
+        let aliases = hypervisor.aliases.iter().enumerate();
+        for (key, name) in own.chain(aliases.map(|(n, alias)| (format!("{at}.aliases[{n}]"), alias))) {
             if name.is_empty() || !names.insert(name.to_lowercase()) {
-                found.push(format!("hypervisor.name: '{name}' is empty or names two hypervisors"));
+                found.push((key, format!("'{name}' is empty or names two hypervisors")));
             }
         }
         let mut stores = HashSet::new();
-        for store in &hypervisor.datastores {
-            for name in std::iter::once(&store.name).chain(&store.uuid) {
-                if name.is_empty() || !stores.insert(name.clone()) {
-                    found.push(format!(
-                        "hypervisor.datastore: '{name}' is empty or names two datastores of '{}'",
-                        hypervisor.name
-                    ));
+        for (n, store) in hypervisor.datastores.iter().enumerate() {
+            let keys = [("name", Some(&store.name)), ("uuid", store.uuid.as_ref())];
+            for (key, name) in keys.into_iter().filter_map(|(key, name)| Some((key, name?))) {
+                if name.is_empty() || !stores.insert(name.to_lowercase()) {
+                    let message =
+                        format!("'{name}' is empty or names two datastores of '{}'", hypervisor.name);
+                    found.push((format!("{at}.datastore[{n}].{key}"), message));
                 }
             }
         }
         if hypervisor.datastores.is_empty() {
-            found.push(format!("hypervisor.datastore: '{}' has no datastore", hypervisor.name));
+            found.push((format!("{at}.datastore"), format!("'{}' has no datastore", hypervisor.name)));
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 mod check;
+mod locate;
 
 /// Largest configuration file that is read, in bytes: a thousand hypervisors fit, a wrong path to a disk image doesn't.
 pub const CONFIG_BYTES_MAX: u64 = 4 << 20;
@@ -27,22 +28,35 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is not TOML, or has a key or a value that does not belong there.
-    #[error("{}: {message}", path.display())]
-    Syntax {
+    /// Something in it is wrong.
+    #[error("{}", told(path, problems))]
+    Wrong {
         /// The file.
         path: PathBuf,
-        /// The parser's words: line, column, the line itself, what was expected.
-        message: String,
+        /// All that was found.
+        problems: Vec<ConfigProblem>,
     },
-    /// It is well-formed and makes no sense.
-    #[error("{}: {}", path.display(), problems.join("; "))]
-    Meaning {
-        /// The file.
-        path: PathBuf,
-        /// One sentence each.
-        problems: Vec<String>,
-    },
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The line, counted from 1; `None` where something is missing.
+    pub line: Option<usize>,
+    /// The key with its tables, such as `hypervisor.datastore.name`; empty where the line has none.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// A line for each, file, line and key first.
+fn told(path: &Path, problems: &[ConfigProblem]) -> String {
+    let told = problems.iter().map(|problem| {
+        let line = problem.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
+        format!("{}: {line}{key}{}", path.display(), problem.message)
+    });
+    told.collect::<Vec<_>>().join("\n")
 }
 
 /// The whole file.
@@ -164,6 +178,16 @@ impl Default for SmbConfig {
     }
 }
 
+/// What happens when a destination exists, in a CFG that does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConflict {
+    /// It is an error.
+    Stop,
+    /// Another directory is taken.
+    Rename,
+}
+
 /// `[import]`: how import sessions behave.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -176,11 +200,22 @@ pub struct ImportConfig {
     pub keep_alive_seconds: u64,
     /// Most sessions at once.
     pub max_sessions: usize,
+    /// What a CFG without `on-conflict` gets.
+    pub on_conflict: OnConflict,
+    /// Bytes to which a session's import.log grows.
+    pub log_max_bytes: u64,
 }
 
 impl Default for ImportConfig {
     fn default() -> Self {
-        Self { skip_grain: 64 << 10, coalesce: 1 << 20, keep_alive_seconds: 60, max_sessions: 1024 }
+        Self {
+            skip_grain: 64 << 10,
+            coalesce: 1 << 20,
+            keep_alive_seconds: 60,
+            max_sessions: 1024,
+            on_conflict: OnConflict::Stop,
+            log_max_bytes: 64 << 20,
+        }
     }
 }
 
@@ -247,6 +282,9 @@ pub struct DatastoreConfig {
     pub uuid: Option<String>,
     /// Where it is mounted here.
     pub path: PathBuf,
+    /// It belongs to [`Config::embedded`] and is made on the first start.
+    #[serde(skip)]
+    pub embedded: bool,
 }
 
 impl Config {
@@ -262,15 +300,30 @@ impl Config {
 
     /// Parses and checks `text`; `path` is for errors.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            path: path.into(),
-            message: error.to_string().trim_end().to_owned(),
-        })?;
-        let problems = check::problems(&config);
-        if problems.is_empty() {
-            return Ok(config);
-        }
-        Err(ConfigError::Meaning { path: path.into(), problems })
+        let places = locate::Places::of(text);
+        let problems = match toml::from_str::<Self>(text) {
+            Ok(config) => {
+                let problems = check::problems(&config);
+                if problems.is_empty() {
+                    return Ok(config);
+                }
+                let placed = problems.into_iter().map(|(key, message)| ConfigProblem {
+                    line: places.line(&key),
+                    key: locate::shown(&key),
+                    message,
+                });
+                placed.collect()
+            }
+            Err(error) => {
+                let at = error.span().map(|span| span.start);
+                vec![ConfigProblem {
+                    line: at.map(|at| places.line_at(at)),
+                    key: at.and_then(|at| places.key_at(at)).unwrap_or_default(),
+                    message: error.message().replace('\n', "; "),
+                }]
+            }
+        };
+        Err(ConfigError::Wrong { path: path.into(), problems })
     }
 
     /// What `serve` runs with without a file: one share `import`, one datastore, both below `data_dir`.
@@ -299,6 +352,7 @@ impl Config {
                     name: "datastore1".into(),
                     uuid: None,
                     path: data_dir.join("datastore1"),
+                    embedded: true,
                 }],
             }],
         }

@@ -20,7 +20,7 @@ fn the_packaged_sample_is_valid() {
 
 #[test]
 fn the_embedded_default_has_no_problems() {
-    assert_eq!(check::problems(&Config::embedded(Path::new("data"))), Vec::<String>::new());
+    assert_eq!(check::problems(&Config::embedded(Path::new("data"))), Vec::new());
 }
 
 #[test]
@@ -50,6 +50,73 @@ fn two_shares_that_differ_in_case_are_one_too_many() {
     let share = |name| format!("[[share]]\nname = \"{name}\"\nkind = \"directory\"\npath = \"/srv\"\n");
     let error = parse(&(share("Staging") + &share("staging"))).unwrap_err().to_string();
     assert!(error.contains("'staging' is there already"), "{error}");
+}
+
+#[test]
+fn an_error_names_file_line_and_key() {
+    let head = "[[hypervisor]]\nname = \"a\"\nkind = \"directory\"\n";
+    let store = |name: &str| format!("[[hypervisor.datastore]]\nname = \"{name}\"\npath = \"/x\"\n");
+    let share = "[[share]]\nname = \"import\"\nkind = \"import\"\n";
+    for (text, told) in [
+        ("[smb]\nlisten = 1\n", "importfs.toml: line 2: smb.listen: unknown field `listen`"),
+        (
+            "[server]\nname = 7\n",
+            "importfs.toml: line 2: server.name: invalid type: integer `7`, expected a string",
+        ),
+        (
+            "[server]\nlisten = [\"nowhere\"]\n",
+            "importfs.toml: line 2: server.listen: invalid socket address",
+        ),
+        ("[smb]\n\nmin-dialect = \"1.0\"\n", "importfs.toml: line 3: smb.min-dialect: unknown variant `1.0`"),
+        ("[import]\nskip-grain = 5\n", "importfs.toml: line 2: import.skip-grain: 5 is not a power of two"),
+        ("[server]\nname = \"x\n", "importfs.toml: line 2: "),
+        ("[[share]]\nname = \"x\"\n", "importfs.toml: line 1: share: missing field `kind`"),
+        (
+            &format!("{share}{head}{}{}", store("one"), store("One")),
+            "importfs.toml: line 11: hypervisor.datastore.name: 'One' is empty or names two datastores of 'a'",
+        ),
+        (&format!("{share}{head}"), "importfs.toml: line 4: hypervisor.datastore: 'a' has no datastore"),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.lines().any(|line| line.starts_with(told)), "{told}\n{error}");
+    }
+}
+
+/// The keys that a table knows, as its own error lists them.
+fn known_keys(table: &str) -> Vec<String> {
+    let error = parse(&format!("{table}\nno-such-key = 1\n")).unwrap_err().to_string();
+    let listed = error.split("expected").nth(1).unwrap_or_default();
+    listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
+    let uncommented: Vec<_> = SAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
+            _ => line,
+        })
+        .collect();
+    let text = uncommented.join("\n");
+    parse(&text).unwrap();
+    assert!(uncommented.iter().filter(|line| SAMPLE.contains(&format!("\n#{line}\n"))).count() > 3);
+    for table in ["[server]", "[smb]", "[import]", "[[share]]", "[[hypervisor]]", "[[hypervisor.datastore]]"]
+    {
+        let section = text.split(table).nth(1).unwrap();
+        let section = section.split("\n[").next().unwrap();
+        let keys = known_keys(
+            &table.replace("[[hypervisor.datastore]]", "[[hypervisor]]\n[[hypervisor.datastore]]"),
+        );
+        assert!(keys.len() > 2, "{table}: {keys:?}");
+        for key in keys.iter().filter(|key| *key != "datastore") {
+            let everywhere = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
+            assert!(
+                section.contains(&format!("\n{key} = ")) || (table == "[[share]]" && everywhere),
+                "{table} {key}"
+            );
+        }
+    }
 }
 
 proptest! {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-/// Bytes of a window, at a multiple of which it lies on the disk: the largest write that goes out.
+/// Bytes of a window unless the options say otherwise.
 pub(super) const WINDOW: u64 = 1024 * 1024;
 
 /// Windows held per disk: enough for a few streams into one disk and their stragglers, 4 MiB in all.
@@ -15,8 +15,10 @@ const MAX_WINDOWS: usize = 4;
 const MAX_PIECES: usize = 256;
 
 /// Small writes that wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Hold {
+    /// Bytes of a window, at a multiple of which it lies on the disk: the largest write that goes out.
+    size: u64,
     /// Least recently written first.
     windows: Vec<Window>,
     /// Buffers for the next windows.
@@ -34,12 +36,17 @@ pub(super) struct Window {
 }
 
 impl Hold {
+    /// Nothing held, in windows of `size` bytes.
+    pub(super) fn new(size: u64) -> Self {
+        Self { size: size.max(1), windows: Vec::new(), spare: Vec::new() }
+    }
+
     /// Takes the first part of `data`, up to the end of its window. Returns how much that was, and a window that must now
     /// be written out.
     pub(super) fn add(&mut self, data: &[u8], offset: u64) -> (usize, Option<Window>) {
-        let start = offset - offset % WINDOW;
+        let start = offset - offset % self.size;
         let inside = (offset - start) as usize;
-        let length = data.len().min(WINDOW as usize - inside);
+        let length = data.len().min(self.size as usize - inside);
         let mut window = match self.windows.iter().position(|window| window.start == start) {
             Some(index) => self.windows.remove(index),
             None => Window { start, buffer: self.buffer(), filled: Vec::new() },
@@ -89,7 +96,7 @@ impl Hold {
     }
 
     fn buffer(&mut self) -> Box<[u8]> {
-        self.spare.pop().unwrap_or_else(|| vec![0; WINDOW as usize].into_boxed_slice())
+        self.spare.pop().unwrap_or_else(|| vec![0; self.size as usize].into_boxed_slice())
     }
 }
 
@@ -107,7 +114,7 @@ impl Window {
     }
 
     fn is_due(&self) -> bool {
-        self.filled.first().is_some_and(|piece| *piece == (0..WINDOW as usize))
+        self.filled.first().is_some_and(|piece| *piece == (0..self.buffer.len()))
             || self.filled.len() > MAX_PIECES
     }
 
@@ -120,8 +127,8 @@ impl Window {
     }
 
     fn discard(&mut self, range: &Range<u64>) {
-        let from = range.start.saturating_sub(self.start).min(WINDOW) as usize;
-        let to = range.end.saturating_sub(self.start).min(WINDOW) as usize;
+        let from = range.start.saturating_sub(self.start).min(self.buffer.len() as u64) as usize;
+        let to = range.end.saturating_sub(self.start).min(self.buffer.len() as u64) as usize;
         if from >= to {
             return;
         }
@@ -140,7 +147,7 @@ mod tests {
 
     #[test]
     fn sectors_in_any_order_become_one_write() {
-        let mut hold = Hold::default();
+        let mut hold = Hold::new(WINDOW);
         let sectors = WINDOW / 512;
         let mut due = None;
         for step in 0..sectors {
@@ -158,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_gap_evicts_the_oldest_and_windows_are_cut_at_their_end() {
-        let mut hold = Hold::default();
+        let mut hold = Hold::new(WINDOW);
         for window in 0..MAX_WINDOWS as u64 {
             assert!(hold.add(&[1; 16], window * WINDOW).1.is_none());
         }
@@ -170,7 +177,7 @@ mod tests {
 
     #[test]
     fn discarding_splits_pieces() {
-        let mut hold = Hold::default();
+        let mut hold = Hold::new(WINDOW);
         hold.add(&[7; 300], 100);
         hold.discard(&(200..300));
         let pieces: Vec<_> = hold.pieces(0..1000).map(|(at, bytes)| at..at + bytes.len() as u64).collect();

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::Range;
 
 use super::extent_map::{ExtentMap, Rounding};
+use super::writer::Completion;
 
 /// Bytes of a region: coarse enough that a sequential restore announces one seldom, fine enough that a crash leaves little
 /// in doubt.
@@ -74,6 +75,49 @@ impl DiskMap {
         self.lost = lost.to_ranges();
         self.received = received.to_ranges();
         self
+    }
+
+    /// Whether a disk of `size` with that map has everything (behaviour.md section 3, rule 7).
+    #[must_use]
+    pub fn completion(&self, size: u64) -> Completion {
+        let mut missing = ExtentMap::from_ranges(Rounding::Outward, self.lost.iter().cloned());
+        if self.declared_end != Some(size) {
+            let received = ExtentMap::from_ranges(Rounding::Inward, self.received.iter().cloned());
+            for gap in received.gaps(0..size) {
+                missing.insert(gap);
+            }
+        }
+        match missing.to_ranges().first() {
+            None => Completion::Complete,
+            Some(range) => Completion::Incomplete { missing: missing.bytes(), first: range.start },
+        }
+    }
+
+    /// How far a disk with that map is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let written = ExtentMap::from_ranges(Rounding::Outward, self.written.iter().cloned());
+        Progress::of(&self.received, &written)
+    }
+}
+
+/// How far a disk is, by its map: true after a restart as well, and whatever was sent twice. Bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Of the disk, what has arrived.
+    pub received: u64,
+    /// Of that, what was written to the datastore and may hold data.
+    pub written: u64,
+    /// Of that, zeros that did not have to be written.
+    pub skipped: u64,
+}
+
+impl Progress {
+    pub(super) fn of(received: &[Range<u64>], written: &ExtentMap) -> Self {
+        let bytes = |range: Range<u64>| range.end - range.start;
+        let all = received.iter().cloned().map(bytes).sum();
+        let data = received.iter().flat_map(|range| written.intersections(range.clone())).map(bytes).sum();
+        Self { received: all, written: data, skipped: all - data }
     }
 }
 

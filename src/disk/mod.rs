@@ -27,6 +27,6 @@ pub mod zero;
 
 pub use error::DiskError;
 pub use extent_map::{ExtentMap, Rounding};
-pub use intent::{DiskMap, IntentLog, Region};
+pub use intent::{DiskMap, IntentLog, Progress, Region};
 pub use statistics::Statistics;
 pub use writer::{Completion, ImportDisk, Options};

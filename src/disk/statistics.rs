@@ -51,16 +51,63 @@ impl Statistics {
         self.written.checked_div(self.outgoing).unwrap_or(0)
     }
 
-    pub(super) fn note_incoming(&mut self, bytes: u64) {
+    /// A write after a close begins to count anew: a `stats:` line tells of one copy, not of all since the start.
+    pub(super) fn note_incoming(&mut self, bytes: u64, now: Instant) {
+        if self.closed.is_some() {
+            *self = Self::default();
+        }
         self.total += bytes;
         self.incoming += 1;
-        self.closed = None;
-        self.first_write.get_or_insert_with(Instant::now);
+        self.first_write.get_or_insert(now);
     }
 
     pub(super) fn note_outgoing(&mut self, bytes: u64) {
         self.written += bytes;
         self.outgoing += 1;
+    }
+}
+
+/// Seconds over which the present rate is taken: long enough to even out a client's bursts, short enough that a stall
+/// shows.
+const RECENT_SECONDS: usize = 8;
+
+/// What came in during the last seconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Recent {
+    begun: Option<Instant>,
+    /// Bytes of each of the last seconds, in a ring.
+    seconds: [u64; RECENT_SECONDS],
+    /// The second, since `begun`, up to which the ring is filled.
+    last: u64,
+}
+
+impl Recent {
+    fn advance(&mut self, now: Instant) -> Duration {
+        let since = now.saturating_duration_since(*self.begun.get_or_insert(now));
+        let second = since.as_secs().max(self.last);
+        for passed in (self.last + 1..=second).take(RECENT_SECONDS) {
+            self.seconds[(passed % RECENT_SECONDS as u64) as usize] = 0;
+        }
+        if second - self.last > RECENT_SECONDS as u64 {
+            self.seconds = [0; RECENT_SECONDS];
+        }
+        self.last = second;
+        since
+    }
+
+    pub(super) fn note(&mut self, bytes: u64, now: Instant) {
+        self.advance(now);
+        self.seconds[(self.last % RECENT_SECONDS as u64) as usize] += bytes;
+    }
+
+    /// Bytes a second. A transfer that has just begun is measured over what it has had, at least a second.
+    pub(super) fn rate(mut self, now: Instant) -> u64 {
+        let since = self.advance(now);
+        let whole = Duration::from_secs(RECENT_SECONDS as u64 - 1)
+            + Duration::from_nanos(u64::from(since.subsec_nanos()));
+        let milliseconds = since.min(whole).as_millis().max(1000);
+        let sum: u64 = self.seconds.iter().sum();
+        u64::try_from(u128::from(sum) * 1000 / milliseconds).unwrap_or(u64::MAX)
     }
 }
 
@@ -81,5 +128,32 @@ mod tests {
         };
         assert_eq!(statistics.average_incoming(), 512);
         assert_eq!(statistics.rate() / 1024, 15887, "the sample's rate");
+    }
+
+    #[test]
+    fn the_present_rate_follows_and_ends() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut recent = Recent::default();
+        assert_eq!(recent.rate(start), 0);
+        for tenth in 0..100 {
+            recent.note(1000, at(tenth * 100));
+        }
+        let rate = recent.rate(at(9900));
+        assert!((9_500..=10_500).contains(&rate), "{rate}");
+        assert!(recent.rate(at(14_000)) < rate, "it falls while nothing comes");
+        assert_eq!(recent.rate(at(18_000)), 0);
+        assert_eq!(recent.rate(at(1_000_000)), 0);
+        recent.note(5000, at(1_000_000));
+        assert!(recent.rate(at(1_000_100)) > 0);
+    }
+
+    #[test]
+    fn a_write_after_a_close_counts_anew() {
+        let start = Instant::now();
+        let mut statistics =
+            Statistics { total: 77, incoming: 1, closed: Some(start), ..Statistics::default() };
+        statistics.note_incoming(5, start);
+        assert_eq!((statistics.total, statistics.incoming, statistics.closed), (5, 1, None));
     }
 }

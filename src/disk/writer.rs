@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use super::error::DiskError;
 use super::extent_map::{ExtentMap, Rounding};
 use super::hold::{Hold, Window};
-use super::intent::{Announced, DiskMap, IntentLog};
+use super::intent::{Announced, DiskMap, IntentLog, Progress};
 use super::order::{Access, Order};
-use super::statistics::Statistics;
+use super::statistics::{Recent, Statistics};
 use super::zero;
 use crate::datastore::Disk;
 
@@ -33,6 +33,8 @@ pub struct Options {
     pub grain: u64,
     /// Writes shorter than this, in bytes, are held and put together; 0 passes all straight on.
     pub hold_below: usize,
+    /// Held writes go out in windows of this many bytes, which lie at its multiples.
+    pub window: u64,
     /// After so long without anything going out, while zeros are skipped, the driver is kept alive.
     pub keep_alive: Duration,
     /// What must be durable before a write. Without it nothing survives a crash.
@@ -45,6 +47,7 @@ impl Default for Options {
             fresh_reads_zero: true,
             grain: zero::GRAIN,
             hold_below: zero::GRAIN as usize,
+            window: super::hold::WINDOW,
             keep_alive: Duration::from_mins(1),
             intents: None,
         }
@@ -96,6 +99,7 @@ struct State {
     end_of_file: u64,
     declared_end: Option<u64>,
     statistics: Statistics,
+    recent: Recent,
     /// When something last went to the driver.
     last_outgoing: Instant,
     /// Changed since the last checkpoint.
@@ -136,7 +140,7 @@ impl ImportDisk {
         }
         let state = State {
             order: Order::default(),
-            hold: Hold::default(),
+            hold: Hold::new(options.window),
             written,
             received: ExtentMap::from_ranges(Rounding::Inward, map.received.iter().cloned()),
             lost: ExtentMap::from_ranges(Rounding::Outward, map.lost.iter().cloned()),
@@ -146,6 +150,7 @@ impl ImportDisk {
             end_of_file: map.end_of_file.min(size),
             declared_end: map.declared_end,
             statistics: Statistics::default(),
+            recent: Recent::default(),
             last_outgoing: Instant::now(),
             dirty: false,
             late: None,
@@ -192,7 +197,7 @@ impl ImportDisk {
             return self.write_held(data, &range);
         }
         let mut state = self.lock();
-        state.statistics.note_incoming(data.len() as u64);
+        state.note_incoming(data.len() as u64);
         state.reach(range.end);
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
@@ -273,7 +278,7 @@ impl ImportDisk {
         if range.is_empty() {
             return Ok(());
         }
-        state.statistics.note_incoming(range.end - range.start);
+        state.note_incoming(range.end - range.start);
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
         let zeroed = self.put_zeros_counted(&range);
@@ -327,17 +332,18 @@ impl ImportDisk {
 
     /// Whether everything has arrived. What is still held counts as missing.
     pub fn completion(&self) -> Completion {
+        self.map().completion(self.size)
+    }
+
+    /// How far it is. What is still held has not arrived.
+    pub fn progress(&self) -> Progress {
         let state = self.lock();
-        let mut missing = state.lost.clone();
-        if state.declared_end != Some(self.size) {
-            for gap in state.received.gaps(0..self.size) {
-                missing.insert(gap);
-            }
-        }
-        match missing.to_ranges().first() {
-            None => Completion::Complete,
-            Some(range) => Completion::Incomplete { missing: missing.bytes(), first: range.start },
-        }
+        Progress::of(&state.received.to_ranges(), &state.written)
+    }
+
+    /// Bytes a second that came in during the last seconds; 0 once nothing has come for that long.
+    pub fn rate(&self) -> u64 {
+        self.lock().recent.rate(Instant::now())
     }
 
     /// What is known now, as a checkpoint would record it.
@@ -372,7 +378,7 @@ impl ImportDisk {
         let mut offset = range.start;
         let mut state = self.lock();
         state.report_late()?;
-        state.statistics.note_incoming(data.len() as u64);
+        state.note_incoming(data.len() as u64);
         state.reach(range.end);
         while !data.is_empty() {
             let (taken, due) = state.hold.add(data, offset);
@@ -570,6 +576,12 @@ impl State {
     /// The failure to write held data, told once.
     fn report_late(&mut self) -> Result<(), DiskError> {
         self.late.take().map_or(Ok(()), |(kind, message)| Err(DiskError::Late { kind, message }))
+    }
+
+    fn note_incoming(&mut self, bytes: u64) {
+        let now = Instant::now();
+        self.statistics.note_incoming(bytes, now);
+        self.recent.note(bytes, now);
     }
 
     fn note_outgoing(&mut self, bytes: u64) {

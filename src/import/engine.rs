@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::ImportError;
-use super::formats::log_text::Event;
-use super::session::{Content, Session, fold_name};
-use super::state::{Stage, State};
-use crate::datastore::{Datastore, Space};
-use crate::disk::{Options, Statistics};
+use super::formats::cfg::OnConflict;
+use super::hypervisor::{Hypervisor, Hypervisors};
+use super::log::LOG_BYTES_MAX;
+use super::session::{Session, fold_name};
+use super::snapshot::Snapshot;
+use super::state::State;
+use crate::datastore::Space;
+use crate::disk::Options;
 use crate::journal::Record;
 
 /// Components of a directory's path: VM directories lie at the top or one or two below.
@@ -19,51 +22,42 @@ const DEPTH_MAX: usize = 8;
 /// Sessions unless the settings say otherwise.
 pub const SESSIONS_MAX: usize = 1024;
 
-/// A datastore as a hypervisor knows it.
-pub struct DatastoreEntry {
-    /// Its name.
-    pub name: String,
-    /// Its UUID as in `/vmfs/volumes/<uuid>`.
-    pub uuid: Option<String>,
-    /// Its driver.
-    pub store: Arc<dyn Datastore>,
-}
-
-/// What a CFG's servername names.
-pub struct Hypervisor {
-    /// Its name.
-    pub name: String,
-    /// Other names that CFG files use for it.
-    pub aliases: Vec<String>,
-    /// What it can write to. Names are unique among all hypervisors.
-    pub datastores: Vec<DatastoreEntry>,
-}
-
-impl Hypervisor {
-    /// The datastore of that name or UUID.
-    pub(super) fn datastore(&self, dsname: &str) -> Option<&DatastoreEntry> {
-        let same = |text: &str| text.eq_ignore_ascii_case(dsname);
-        let named = self.datastores.iter().find(|entry| entry.name == dsname);
-        named.or_else(|| self.datastores.iter().find(|entry| entry.uuid.as_deref().is_some_and(same)))
-    }
-}
-
 /// What an engine runs with.
 pub struct EngineSettings {
     /// The service's data directory; sessions are kept in `sessions` below it.
     pub data_dir: PathBuf,
     /// Where restores can go.
-    pub hypervisors: Vec<Hypervisor>,
+    pub hypervisors: Hypervisors,
     /// How disks are written; its intent log is replaced by each session's own.
     pub disk_options: Options,
     /// Most sessions at once.
     pub max_sessions: usize,
+    /// What a CFG without `on-conflict` gets.
+    pub on_conflict: OnConflict,
+    /// Bytes of a session's import.log, after which it takes no more lines.
+    pub log_bytes_max: u64,
+}
+
+impl EngineSettings {
+    /// The defaults, for a data directory and where restores can go.
+    pub fn new(data_dir: PathBuf, hypervisors: Vec<Hypervisor>) -> Self {
+        Self {
+            data_dir,
+            hypervisors: Hypervisors(hypervisors),
+            disk_options: Options::default(),
+            max_sessions: SESSIONS_MAX,
+            on_conflict: OnConflict::Stop,
+            log_bytes_max: LOG_BYTES_MAX,
+        }
+    }
 }
 
 /// What all sessions have in common.
 pub(super) struct Shared {
-    pub(super) hypervisors: Vec<Hypervisor>,
+    pub(super) hypervisors: Hypervisors,
     pub(super) disk_options: Options,
+    pub(super) on_conflict: OnConflict,
+    pub(super) log_bytes_max: u64,
     numbers: AtomicU64,
 }
 
@@ -71,24 +65,6 @@ impl Shared {
     /// A number that no other file has had since the service started.
     pub(super) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn hypervisor(&self, name: &str) -> Option<&Hypervisor> {
-        let same = |other: &String| other.eq_ignore_ascii_case(name);
-        self.hypervisors
-            .iter()
-            .find(|hypervisor| same(&hypervisor.name) || hypervisor.aliases.iter().any(same))
-    }
-
-    pub(super) fn datastore_of(&self, server: &str, dsname: &str) -> Option<&DatastoreEntry> {
-        self.hypervisor(server)?.datastore(dsname)
-    }
-
-    /// The driver of a datastore that a plan names.
-    pub(super) fn datastore(&self, name: &str) -> Result<Arc<dyn Datastore>, ImportError> {
-        let mut entries = self.hypervisors.iter().flat_map(|hypervisor| &hypervisor.datastores);
-        let found = entries.find(|entry| entry.name == name);
-        found.map(|entry| Arc::clone(&entry.store)).ok_or_else(|| ImportError::NotFound(name.to_owned()))
     }
 }
 
@@ -101,53 +77,6 @@ pub struct Engine {
     max_sessions: usize,
     /// By the folded path.
     sessions: Mutex<BTreeMap<Vec<String>, Arc<Session>>>,
-}
-
-/// One disk in a [`Snapshot`].
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct DiskSnapshot {
-    /// Its extent as the backup calls it.
-    pub extent: String,
-    /// Where it goes, as ESXi would show it.
-    pub destination: String,
-    /// `absent`, `receiving`, `complete` or `doubtful`.
-    pub stage: &'static str,
-    /// Bytes of the disk.
-    pub size: u64,
-    /// Bytes that came in.
-    pub total: u64,
-    /// Bytes passed to the driver.
-    pub written: u64,
-    /// Bytes skipped.
-    pub skipped: u64,
-    /// Bytes per second that came in.
-    pub rate: u64,
-    /// Seconds until it is whole at that rate; absent where nothing can be said.
-    pub estimated_seconds: Option<u64>,
-}
-
-/// One session in a [`Snapshot`].
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct SessionSnapshot {
-    /// Its path from the share's root.
-    pub path: String,
-    /// The virtual machine's name, empty before a CFG.
-    pub vm_name: String,
-    /// Whether its VMX is in place.
-    pub imported: bool,
-    /// Files open now.
-    pub handles: usize,
-    /// What stands in `.cfg.err`.
-    pub errors: Vec<String>,
-    /// Its disks.
-    pub disks: Vec<DiskSnapshot>,
-}
-
-/// What `importfs status` and the status page show.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Snapshot {
-    /// Sessions by path; the root only where it has a CFG.
-    pub sessions: Vec<SessionSnapshot>,
 }
 
 fn folded(path: &[String]) -> Vec<String> {
@@ -174,6 +103,8 @@ impl Engine {
             shared: Arc::new(Shared {
                 hypervisors: settings.hypervisors,
                 disk_options: settings.disk_options,
+                on_conflict: settings.on_conflict,
+                log_bytes_max: settings.log_bytes_max,
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
@@ -294,89 +225,13 @@ impl Engine {
 
     /// What the first datastore has: the size that a client sees of the share.
     pub fn space(&self) -> Space {
-        let mut entries = self.shared.hypervisors.iter().flat_map(|hypervisor| &hypervisor.datastores);
+        let mut entries = self.shared.hypervisors.0.iter().flat_map(|hypervisor| &hypervisor.datastores);
         entries.find_map(|entry| entry.store.space().ok()).unwrap_or_default()
     }
 
     /// All sessions now.
     pub fn snapshot(&self) -> Snapshot {
         let sessions: Vec<_> = self.lock().values().cloned().collect();
-        let told = sessions.iter().map(|session| session.snapshot());
-        Snapshot { sessions: told.filter(|s| s.path != "/" || !s.vm_name.is_empty()).collect() }
-    }
-}
-
-impl Session {
-    fn snapshot(&self) -> SessionSnapshot {
-        let inner = self.lock();
-        let mut snapshot = SessionSnapshot {
-            path: self.display(""),
-            vm_name: String::new(),
-            imported: false,
-            handles: inner.handles,
-            errors: inner.cfg_errors.iter().chain(&inner.faults).cloned().collect(),
-            disks: Vec::new(),
-        };
-        if let State::Receiving(receiving) = &inner.state {
-            snapshot.vm_name.clone_from(&receiving.plan.taken.vm_name);
-            snapshot.imported = receiving.imported.is_some();
-            for slot in &receiving.disks {
-                let numbers = slot.disk.as_ref().map_or_else(Statistics::default, |disk| disk.statistics());
-                let left = slot.plan.size.saturating_sub(numbers.total);
-                snapshot.disks.push(DiskSnapshot {
-                    extent: slot.plan.extent.clone(),
-                    destination: slot.plan.place.vmfs(&slot.plan.target_extent),
-                    stage: match slot.stage {
-                        Stage::Absent => "absent",
-                        Stage::Receiving => "receiving",
-                        Stage::Complete => "complete",
-                        Stage::Doubtful => "doubtful",
-                    },
-                    size: slot.plan.size,
-                    total: numbers.total,
-                    written: numbers.written,
-                    skipped: numbers.skipped,
-                    rate: numbers.rate(),
-                    estimated_seconds: (slot.stage == Stage::Receiving)
-                        .then(|| left.checked_div(numbers.rate()))
-                        .flatten(),
-                });
-            }
-        }
-        snapshot
-    }
-
-    /// Deletes a file of the client's from the session; what it led to on a datastore stays. Deleting one of the
-    /// service's own succeeds and does nothing: a recursive delete asks for each file first and gives up at a refusal,
-    /// while the directory itself goes with them in it (docs/decisions: own files).
-    pub fn delete(&self, name: &str) -> Result<(), ImportError> {
-        let mut inner = self.lock();
-        let key = inner.key(name);
-        match inner.files.get(&key).map(|entry| (entry.name.clone(), entry.content.clone())) {
-            None => Err(ImportError::NotFound(self.display(name))),
-            Some((_, Content::Own(_))) => Ok(()),
-            Some((stored, content)) => {
-                if matches!(content, Content::Small(..)) {
-                    fs::remove_file(self.cached(&stored)).map_err(ImportError::io(self.display(name)))?;
-                }
-                inner.files.remove(&key);
-                inner.aliases.retain(|_, target| *target != key);
-                self.log.line(&Event::Note(&format!("Remove {}", self.display(&stored))).to_string());
-                Ok(())
-            }
-        }
-    }
-
-    /// Renames a file: what copy tools do with their temporary names. Any other rename of data is refused, as the CFG
-    /// says what each name means.
-    pub fn rename(&self, from: &str, to: &str) -> Result<(), ImportError> {
-        let mut inner = self.lock();
-        let (key, target) = (inner.key(from), fold_name(to));
-        if key == target {
-            inner.aliases.remove(&fold_name(from));
-            return Ok(());
-        }
-        drop(inner);
-        Err(self.refuse(ImportError::UnsupportedType(self.display(to))))
+        Snapshot::of(sessions.iter().map(|session| session.snapshot()))
     }
 }

@@ -18,6 +18,9 @@ use crate::pancbt;
 /// Bytes of a name: it is a file's name in the cache too, and gets suffixes there.
 const NAME_BYTES_MAX: usize = 240;
 
+/// Why a differential that is in its disk takes no more bytes.
+pub(super) const MERGED: &str = "it was merged already; to merge it again, copy its extent first";
+
 /// What an open is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
@@ -55,11 +58,16 @@ impl Session {
     pub fn create(self: &Arc<Self>, name: &str) -> Result<ImportFile, ImportError> {
         let path = self.display(name);
         self.log.line(&Event::Create(&path).to_string());
-        self.create_entry(name, &path).map_err(|error| self.refuse(error))?;
-        self.open_handle(name, How::Write)
+        let existed = self.create_entry(name, &path).map_err(|error| self.refuse(error))?;
+        let file = self.open_handle(name, How::Write)?;
+        if existed {
+            file.set_len(0)?;
+        }
+        Ok(file)
     }
 
-    fn create_entry(self: &Arc<Self>, name: &str, path: &str) -> Result<(), ImportError> {
+    /// `true` where a temporary name stands for a file that exists: it comes anew, from its start.
+    fn create_entry(self: &Arc<Self>, name: &str, path: &str) -> Result<bool, ImportError> {
         let mut inner = self.lock();
         if inner.removed {
             return Err(ImportError::NotFound(self.display("")));
@@ -76,11 +84,11 @@ impl Session {
             inner.aliases.insert(fold_name(name), key.clone());
         }
         if inner.files.contains_key(&key) {
-            return if known.temporary { Ok(()) } else { Err(ImportError::Exists(path.to_owned())) };
+            return if known.temporary { Ok(true) } else { Err(ImportError::Exists(path.to_owned())) };
         }
         let content = self.make_content(&mut inner, known.kind, &known.name, path)?;
         self.insert(&mut inner, &known.name, content);
-        Ok(())
+        Ok(false)
     }
 
     /// What a new file of that kind becomes; here the order of the steps is kept (S5).
@@ -136,14 +144,16 @@ impl Session {
 
     /// Makes the extent on its datastore, or takes up the one that this session made before.
     fn make_disk(&self, inner: &mut Inner, number: usize) -> Result<(), ImportError> {
-        let State::Receiving(receiving) = &inner.state else { return Ok(()) };
-        let Some(slot) = receiving.disks.get(number) else { return Ok(()) };
-        if let Some(disk) = slot.disk.clone() {
-            return disk.set_size(0).map_err(ImportError::disk(self.display(&slot.plan.extent)));
-        }
+        let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
+        let hypervisor = receiving.plan.hypervisor.clone();
+        let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
         let plan = slot.plan.clone();
+        if let Some(disk) = slot.disk.clone() {
+            self.restart_extent(inner, number)?;
+            return disk.set_size(0).map_err(ImportError::disk(self.display(&plan.extent)));
+        }
         let path = plan.place.file(&plan.target_extent);
-        let datastore = self.shared.datastore(&plan.place.datastore)?;
+        let datastore = self.shared.hypervisors.store(&hypervisor, &plan.place.datastore)?;
         let shown = format!("{} => [{}] {path}", self.display(&plan.extent), plan.place.datastore);
         if inner.ledger.contains(&(plan.place.datastore.clone(), path.clone()))
             && datastore.exists(&path).map_err(ImportError::io(&shown))?
@@ -165,6 +175,23 @@ impl Session {
             slot.stage = Stage::Receiving;
         }
         Ok(())
+    }
+
+    /// The extent comes again from its start: whatever was wrong with it is over.
+    fn restart_extent(&self, inner: &mut Inner, number: usize) -> Result<(), ImportError> {
+        if let State::Receiving(receiving) = &mut inner.state
+            && let Some(slot) = receiving.disks.get_mut(number)
+        {
+            slot.begin_extent();
+            receiving.imported = None;
+        }
+        inner.forget_differentials(number);
+        let before = inner.faults.len();
+        inner.faults.retain(|fault| fault.disk != Some(number));
+        if inner.faults.len() < before {
+            self.report(inner)?;
+        }
+        self.record(&Record::ExtentIncomplete { disk: number as u32 })
     }
 
     /// Opens a file that exists.
@@ -336,7 +363,8 @@ impl ImportFile {
             }
             Stage::Complete | Stage::Absent => {}
         }
-        slot.begin_again();
+        slot.begin_extent();
+        receiving.imported = None;
         inner.forget_differentials(number);
         drop(inner);
         self.session.record(&Record::ExtentIncomplete { disk: number as u32 })
@@ -350,7 +378,7 @@ impl ImportFile {
             Target::Pancbt(_, bytes, _) => {
                 // A differential's size is known from its own end record; a client that announces it loses nothing.
                 if size == 0 && bytes.load(Ordering::Relaxed) > 0 {
-                    return Err(ImportError::Refused { path, why: "it is being merged".into() });
+                    return Err(ImportError::Refused { path, why: MERGED.into() });
                 }
                 Ok(())
             }
@@ -369,7 +397,7 @@ impl ImportFile {
                 if size < old {
                     self.session.log.line(&Event::Truncate(&path, size).to_string());
                     if size == 0 {
-                        self.restart_extent(*number)?;
+                        self.session.restart_extent(&mut self.session.lock(), *number)?;
                     } else {
                         self.reopen_extent(*number)?;
                     }
@@ -377,22 +405,6 @@ impl ImportFile {
                 disk.set_size(size).map_err(ImportError::disk(path))
             }
         }
-    }
-
-    /// The extent comes again from its start: whatever was wrong with it is over.
-    fn restart_extent(&self, number: usize) -> Result<(), ImportError> {
-        let mut inner = self.session.lock();
-        if let State::Receiving(receiving) = &mut inner.state
-            && let Some(slot) = receiving.disks.get_mut(number)
-        {
-            slot.begin_again();
-        }
-        inner.forget_differentials(number);
-        let extent = fold_name(&self.name);
-        inner.faults.retain(|fault| !fold_name(fault).contains(&extent));
-        self.session.report(&mut inner)?;
-        drop(inner);
-        self.session.record(&Record::ExtentIncomplete { disk: number as u32 })
     }
 
     /// FSCTL_SET_ZERO_DATA.
@@ -478,25 +490,32 @@ impl ImportFile {
     /// The last writer of an extent is gone: whether it is whole. A client that was lost may have announced a size whose
     /// bytes it never sent: then only what arrived counts.
     fn finish_extent(&self, number: usize, disk: &ImportDisk, clean: bool) -> Result<(), ImportError> {
-        if !clean {
+        if !clean && self.session.is_receiving(number) {
             disk.forget_declared_end();
         }
-        let completion = disk.close();
+        // Several handles may write one extent; only the last of them ends the copy.
+        let flushed = disk.flush();
         let mut inner = self.session.lock();
         let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
         let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
         slot.writers = slot.writers.saturating_sub(1);
         let touched = slot.stage == Stage::Receiving;
         let last = slot.writers == 0;
-        let completion = completion.map_err(ImportError::disk(self.display()))?;
+        flushed.map_err(ImportError::disk(self.display()))?;
         if !touched || !last {
             return Ok(());
         }
+        let completion = disk.close().map_err(ImportError::disk(self.display()))?;
         self.session.log.line(&Event::Flush(&self.display()).to_string());
         if completion == Completion::Complete {
-            slot.stage = Stage::Complete;
-            self.session.record(&Record::ExtentComplete { disk: number as u32 })?;
+            // The descriptor first: a crash between the two may not leave a whole disk that nobody can open.
             self.session.put_descriptor(&mut inner, number)?;
+            self.session.record(&Record::ExtentComplete { disk: number as u32 })?;
+            if let State::Receiving(receiving) = &mut inner.state
+                && let Some(slot) = receiving.disks.get_mut(number)
+            {
+                slot.stage = Stage::Complete;
+            }
         } else {
             self.session.record(&Record::ExtentIncomplete { disk: number as u32 })?;
             let missing = slot.missing().unwrap_or_default();

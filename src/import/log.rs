@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::formats::log_text::{self, Fault};
+use super::formats::one_line;
 
-/// Bytes after which a session's log takes no more lines but says so once: a client that loops on a refusal must not
-/// fill the service's disk.
-const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Bytes, unless the settings say otherwise, after which a session's log takes no more lines but says so once: a client
+/// that loops on a refusal must not fill the service's disk.
+pub const LOG_BYTES_MAX: u64 = 64 << 20;
 
 /// The `error:` of the sample's lines.
 const CLIENT_FAULT: i32 = 1;
@@ -25,29 +26,30 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct SessionLog {
     file: Mutex<(File, u64)>,
+    bytes_max: u64,
 }
 
 impl SessionLog {
-    /// Opens it for appending, making it where it is missing.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens it for appending, making it where it is missing. It grows to `bytes_max` bytes.
+    pub(super) fn open(path: &Path, bytes_max: u64) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         let length = file.metadata()?.len();
-        Ok(Self { file: Mutex::new((file, length)) })
+        Ok(Self { file: Mutex::new((file, length)), bytes_max })
     }
 
     /// Appends `text` with the time. A log that can't be written stops no restore: the service's own
     /// log has the line too.
     pub(super) fn line(&self, text: &str) {
-        tracing::info!(target: "importfs::import", "{text}");
+        tracing::info!(target: "importfs::import", "{}", one_line(text));
         let now = jiff::ZonedDateTime::now().datetime();
         let mut line = log_text::line(now, &text);
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.1 > LOG_BYTES_MAX {
+        if held.1 > self.bytes_max {
             return;
         }
-        if held.1 + line.len() as u64 > LOG_BYTES_MAX {
+        if held.1 + line.len() as u64 > self.bytes_max {
             line = log_text::line(now, &"the log is full; further lines are in the service's log");
-            held.1 = LOG_BYTES_MAX;
+            held.1 = self.bytes_max;
         }
         held.1 += line.len() as u64;
         if let Err(error) = held.0.write_all(line.as_bytes()) {

@@ -4,8 +4,10 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use super::error::ImportError;
-use super::file::ImportFile;
-use super::session::digest;
+use super::file::{ImportFile, MERGED};
+use super::formats::cfg::Cfg;
+use super::formats::names::{Kind, classify};
+use super::session::{Fault, digest};
 use super::state::{Stage, State};
 use crate::disk::{DiskError, ImportDisk};
 use crate::journal::Record;
@@ -16,6 +18,8 @@ struct DiskSink<'a> {
     disk: &'a ImportDisk,
     /// The change id at which the disk stands, empty where unknown.
     stands_at: &'a str,
+    /// The disk's UUID by its descriptor, where that came and has one.
+    uuid: Option<[u8; 16]>,
     /// Called once, before the first change of the disk.
     begin: &'a mut dyn FnMut() -> io::Result<()>,
 }
@@ -31,6 +35,15 @@ impl Sink for DiskSink<'_> {
                 "it is for a disk of {} bytes, and this one has {}",
                 header.disk_size,
                 self.disk.size()
+            ));
+        }
+        if let (Some(disk), Some(differential)) = (self.uuid, header.disk_uuid)
+            && disk != differential
+        {
+            return Err(format!(
+                "it is for the disk {}, and this one is {} by its descriptor",
+                uuid::Uuid::from_bytes(differential),
+                uuid::Uuid::from_bytes(disk)
             ));
         }
         if !self.stands_at.is_empty() && !header.base.is_empty() && self.stands_at != header.base {
@@ -60,23 +73,23 @@ impl ImportFile {
         data: &[u8],
         offset: u64,
     ) -> Result<(), ImportError> {
-        let (disk, stands_at) = {
+        let (disk, stands_at, uuid) = {
             let inner = self.session.lock();
             let State::Receiving(receiving) = &inner.state else {
                 return Err(ImportError::NotInCfg(self.display()));
             };
             let slot = receiving.disks.get(number);
-            let found = slot.and_then(|slot| Some((slot.disk.clone()?, slot.target.clone())));
+            let uuid = slot.and_then(|slot| slot.descriptor.as_ref()?.uuid_bytes());
+            let found = slot.and_then(|slot| Some((slot.disk.clone()?, slot.target.clone(), uuid)));
             found.ok_or_else(|| ImportError::NotInCfg(self.display()))?
         };
         let mut held = merger.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(merger) = held.as_mut() else {
-            let why = "it was merged already; a differential is copied once".into();
-            return Err(ImportError::Refused { path: self.display(), why });
+            return Err(ImportError::Refused { path: self.display(), why: MERGED.into() });
         };
         // From the first change on the disk is neither its old nor its new state: a crash must find that written down.
         let mut begin = || self.session.journal.record(&Record::DiskDoubtful { disk: number as u32 });
-        let mut sink = DiskSink { disk: &disk, stands_at: &stands_at, begin: &mut begin };
+        let mut sink = DiskSink { disk: &disk, stands_at: &stands_at, uuid, begin: &mut begin };
         merger.write(offset, data, &mut sink).map_err(|error| self.refused(&error))
     }
 
@@ -111,10 +124,13 @@ impl ImportFile {
         });
         match outcome {
             Ok(summary) if arrived => {
-                let index = slot.merged;
-                slot.merged += 1;
+                let index = chain_index(&self.name, &receiving.plan.taken).unwrap_or(slot.merged);
+                slot.merged = index + 1;
+                slot.refused = None;
                 slot.target.clone_from(&target);
                 receiving.imported = None;
+                inner.faults.retain(|fault| fault.disk != Some(number));
+                self.session.report(&mut inner)?;
                 // What its checksummed END! record vouches for stands for the file: it is merged, not kept.
                 let digest = digest(format!("{summary:?} {target}").as_bytes());
                 let (disk, name) = (number as u32, self.name.clone());
@@ -124,17 +140,36 @@ impl ImportFile {
                 self.session.record(&Record::ExtentComplete { disk })
             }
             outcome => {
-                if begun {
+                let why = match &outcome {
+                    Err(error) => error.to_string(),
+                    Ok(_) => format!("{}: it broke off", self.display()),
+                };
+                let extent = slot.plan.extent.clone();
+                let remedy = if begun {
                     slot.stage = Stage::Doubtful;
-                    self.session.record(&Record::DiskDoubtful { disk: number as u32 })?;
-                    let extent = slot.plan.extent.clone();
-                    let why = outcome.as_ref().err().map_or("it broke off".to_owned(), ToString::to_string);
-                    inner.faults.push(format!("{why}; copy {extent} again from its start"));
-                    self.session.report(&mut inner)?;
-                }
+                    format!("copy {extent} again from its start")
+                } else {
+                    slot.refused = Some(self.name.clone());
+                    format!("nothing was merged; copy the right one, or {extent} again from its start")
+                };
+                inner.faults.retain(|fault| fault.file != self.key);
+                let text = format!("{why}; {remedy}");
+                inner.faults.push(Fault { file: self.key.clone(), disk: Some(number), text });
                 inner.files.remove(&self.key);
+                self.session.report(&mut inner)?;
+                if begun {
+                    self.session.record(&Record::DiskDoubtful { disk: number as u32 })?;
+                }
                 outcome.map(|_| ())
             }
         }
+    }
+}
+
+/// A differential's number in the chain, by its name.
+fn chain_index(name: &str, cfg: &Cfg) -> Option<u32> {
+    match classify(name, Some(cfg)).kind {
+        Kind::Pancbt { index, .. } => Some(index),
+        _ => None,
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it
 //! - [`state`]: the steps cfg → extents → differentials → vmx; [`plan`]: where everything goes
+//! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
+//! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG, VMX or descriptor does when it is closed; [`merge`]: differentials
-//! - [`formats`]: the texts; [`rewrite`]: VMX and descriptors as they go out; [`log`]: import.log
+//! - [`names`]: deleting and renaming; [`formats`]: the texts; [`log`]: import.log
 //!
 //! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`]. No SMB, no sockets, no
 //! tokio: calls block, and errors are sentences ([`ImportError`]).
@@ -13,18 +15,28 @@ pub mod engine;
 pub mod error;
 pub mod file;
 pub mod formats;
+pub mod hypervisor;
 mod log;
 mod merge;
+mod names;
 pub mod plan;
-mod rewrite;
+pub mod preflight;
+mod replay;
 pub mod session;
+pub mod snapshot;
 mod state;
 
-pub use engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor, SESSIONS_MAX, Snapshot};
+pub use engine::{Engine, EngineSettings, SESSIONS_MAX};
 pub use error::ImportError;
 pub use file::{How, ImportFile};
+pub use formats::cfg::OnConflict;
+pub use hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+pub use log::LOG_BYTES_MAX;
 pub use session::{Info, Session, Times};
+pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};
 
+#[cfg(test)]
+mod rules_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

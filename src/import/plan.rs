@@ -116,6 +116,32 @@ impl Plan {
         }
     }
 
+    /// The plan of a CFG whose destinations are this one's ([`Cfg::changed_destinations`] is empty): conflicts stay
+    /// resolved as they were.
+    #[must_use]
+    pub fn with(&self, asked: Cfg) -> Self {
+        let mut taken = asked.clone();
+        taken.directory.clone_from(&self.taken.directory);
+        for (disk, before) in taken.disks.iter_mut().zip(&self.taken.disks) {
+            disk.directory.clone_from(&before.directory);
+        }
+        let names: Vec<_> = self.places().map(|place| place.datastore.clone()).collect();
+        Self::new(&self.hypervisor, asked, taken, &names)
+    }
+
+    /// The CFG after redirection, in which a datastore that is the VMX's is spelled as the VMX's: by name and by UUID it is
+    /// the same directory, and a disk beside its VMX is named alone there.
+    #[must_use]
+    pub fn for_vmx(&self) -> Cfg {
+        let mut cfg = self.taken.clone();
+        for (disk, plan) in cfg.disks.iter_mut().zip(&self.disks) {
+            if plan.place.datastore == self.place.datastore {
+                disk.datastore.clone_from(&cfg.datastore);
+            }
+        }
+        cfg
+    }
+
     /// Every place, the VMX's first.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         std::iter::once(&self.place).chain(self.disks.iter().map(|disk| &disk.place))

@@ -14,12 +14,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::engine::Shared;
 use super::error::ImportError;
+use super::formats::cfg::render_problems;
+use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
 use super::log::SessionLog;
-use super::plan::Plan;
+use super::replay::{DiskHistory, History};
 use super::state::{DiskSlot, Receiving, Stage, State};
 use crate::disk::{ImportDisk, Options};
-use crate::journal::{Digest, DiskJournal, Journal, ObjectKind, Record, fold};
+use crate::journal::{Digest, DiskJournal, Journal, ObjectKind, Record};
 
 /// Files a session may hold: a CFG, a VMX, 60 disks with extent, descriptor and a chain each, and room.
 pub(super) const FILES_MAX: usize = 1024;
@@ -102,14 +104,24 @@ pub struct Info {
     pub attributes: u32,
 }
 
+/// Something wrong that a person should see in `.cfg.err`, besides the errors of the CFG that stop the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The file that it is about, folded: gone when that file comes right.
+    pub(super) file: String,
+    /// The disk that it is about: gone when its extent comes again.
+    pub(super) disk: Option<usize>,
+    /// A sentence.
+    pub(super) text: String,
+}
+
 /// What changes under the lock.
 pub(super) struct Inner {
     pub(super) files: BTreeMap<String, Entry>,
     pub(super) state: State,
     /// Errors of the CFG: while there are any, data is refused.
     pub(super) cfg_errors: Vec<String>,
-    /// Other errors that a person should see in `.cfg.err`.
-    pub(super) faults: Vec<String>,
+    pub(super) faults: Vec<Fault>,
     /// The name that a copy tool used, and the one that it is going to use.
     pub(super) aliases: BTreeMap<String, String>,
     pub(super) handles: usize,
@@ -143,17 +155,12 @@ impl Session {
         fs::create_dir_all(cache.join("files")).map_err(ImportError::io(&shown))?;
         let (journal, records) = Journal::open(&cache.join("journal"))
             .map_err(|error| ImportError::Refused { path: shown.clone(), why: error.to_string() })?;
-        if records.contains(&Record::SessionRemoved) {
+        let history = History::of(&records);
+        if history.removed {
             return Ok(None);
         }
-        let recorded = records.iter().find_map(|record| match record {
-            Record::SessionCreated { directory } => Some(directory.clone()),
-            _ => None,
-        });
-        let path: Vec<String> = match (recorded, path) {
-            (Some(directory), _) => {
-                directory.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect()
-            }
+        let path: Vec<String> = match (&history.path, path) {
+            (Some(path), _) => path.clone(),
             (None, Some(path)) => {
                 let directory = path.join("/");
                 journal.record(&Record::SessionCreated { directory }).map_err(ImportError::io(&shown))?;
@@ -162,7 +169,8 @@ impl Session {
             // A crash came between making the directory and the first record: nothing was acknowledged.
             (None, None) => return Ok(None),
         };
-        let log = SessionLog::open(&cache.join(LOG_NAME)).map_err(ImportError::io(&shown))?;
+        let log =
+            SessionLog::open(&cache.join(LOG_NAME), shared.log_bytes_max).map_err(ImportError::io(&shown))?;
         let inner = Inner {
             files: BTreeMap::new(),
             state: State::Cfg,
@@ -183,111 +191,110 @@ impl Session {
             journal: Arc::new(journal),
             inner: Mutex::new(inner),
         });
-        session.replay(&records)?;
+        session.replay(history)?;
         Ok(Some(session))
     }
 
     /// Takes up what the journal and the cache hold.
-    fn replay(self: &Arc<Self>, records: &[Record]) -> Result<(), ImportError> {
+    fn replay(self: &Arc<Self>, history: History) -> Result<(), ImportError> {
         let mut inner = self.lock();
-        for object in fold::ledger(records) {
-            if let Record::LedgerCreated { datastore, path, .. } = object {
-                inner.ledger.push((datastore.clone(), path.clone()));
-            }
-        }
+        inner.ledger = history.ledger;
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
-        let plan = records.iter().rev().find_map(|record| match record {
-            Record::CfgAccepted { destination, .. } => Plan::recorded(destination),
-            _ => None,
-        });
-        if let Some(plan) = plan {
+        if let Some(plan) = history.plan {
             let mut receiving = Receiving::new(plan);
-            receiving.imported = records.iter().rev().find_map(|record| match record {
-                Record::VmxImported { digest } => Some(*digest),
-                _ => None,
-            });
-            for number in 0..receiving.disks.len() {
+            receiving.imported = history.imported;
+            let hypervisor = receiving.plan.hypervisor.clone();
+            for (number, told) in history.disks.into_iter().enumerate() {
                 if let Some(slot) = receiving.disks.get_mut(number) {
-                    self.replay_disk(&mut inner, number, slot, records);
+                    self.replay_disk(&mut inner, &hypervisor, number, slot, told);
                 }
             }
             inner.state = State::Receiving(Box::new(receiving));
-            self.replay_differentials(&mut inner, records);
+            self.replay_differentials(&mut inner, &history.files);
         }
         let shown = self.display("");
         for entry in fs::read_dir(self.cache.join("files")).map_err(ImportError::io(&shown))? {
             let entry = entry.map_err(ImportError::io(&shown))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let cfg = inner.state.cfg().cloned();
-            match classify(&name, cfg.as_ref()).kind {
-                kind if kind.is_own() => {
-                    if Path::new(&name).extension().is_some_and(|e| e.eq_ignore_ascii_case("err")) {
-                        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                        let lines =
-                            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
-                        // With data there the old CFG goes on, as it did before the restart.
-                        match &inner.state {
-                            State::Receiving(all) if all.has_data() => inner.faults = lines,
-                            _ => inner.cfg_errors = lines,
-                        }
-                    }
-                    self.insert_file(&mut inner, &name, &entry.path(), Content::Own)?;
+            let kind = classify(&name, inner.state.cfg()).kind;
+            if kind.is_own() {
+                if kind == Kind::CfgErr {
+                    self.replay_errors(&mut inner, &entry.path());
                 }
-                kind => {
-                    self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?;
-                }
+                self.insert_file(&mut inner, &name, &entry.path(), Content::Own)?;
+                continue;
             }
+            let length = entry.metadata().map_or(0, |metadata| metadata.len());
+            let stored = history.files.iter().rev().find(|(stored, _)| *stored == name);
+            if stored.is_none_or(|(_, stored)| *stored != length) {
+                self.log
+                    .line(&format!("after a restart: {} was not closed; copy it again", self.display(&name)));
+            }
+            if let Kind::Descriptor(number) = kind
+                && let State::Receiving(receiving) = &mut inner.state
+                && let Some(slot) = receiving.disks.get_mut(number)
+            {
+                slot.descriptor =
+                    fs::read(entry.path()).ok().and_then(|bytes| Descriptor::parse(&bytes).ok());
+            }
+            self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?;
         }
         Ok(())
     }
 
-    /// Takes up one disk; what a crash left in doubt is marked and logged.
-    fn replay_disk(&self, inner: &mut Inner, number: usize, slot: &mut DiskSlot, records: &[Record]) {
-        let Some(mut map) = fold::disk_map(records, number as u32, slot.plan.size) else { return };
-        let last = records.iter().rev().find_map(|record| match record {
-            Record::ExtentComplete { disk } if *disk == number as u32 => Some(Stage::Complete),
-            Record::ExtentIncomplete { disk } if *disk == number as u32 => Some(Stage::Receiving),
-            Record::DiskDoubtful { disk } if *disk == number as u32 => Some(Stage::Doubtful),
-            _ => None,
-        });
-        if last != Some(Stage::Complete) {
-            // Nobody closed it: the client that set the end of file had not yet sent all that it wanted to.
-            map.declared_end = None;
+    /// Takes up a `.cfg.err`: the CFG's errors, which stop the session unless data is there already, and others.
+    fn replay_errors(&self, inner: &mut Inner, path: &Path) {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let stops = !matches!(&inner.state, State::Receiving(all) if all.has_data());
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let of_cfg = line.starts_with("line ") || line.starts_with("not in the file: ");
+            if of_cfg && stops {
+                inner.cfg_errors.push(line.to_owned());
+                continue;
+            }
+            let cfg = path.file_stem().map(|stem| fold_name(&stem.to_string_lossy())).unwrap_or_default();
+            let named = line.split(": ").next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            let (file, disk) = match classify(named, inner.state.cfg()).kind {
+                _ if of_cfg => (cfg, None),
+                Kind::Pancbt { disk, .. } => (fold_name(named), Some(disk)),
+                Kind::Extent(disk) => (fold_name(named), Some(disk)),
+                _ => (fold_name(named), None),
+            };
+            if let State::Receiving(all) = &mut inner.state
+                && let Some(slot) = disk.and_then(|number| all.disks.get_mut(number))
+                && slot.stage == Stage::Complete
+            {
+                slot.refused = Some(named.to_owned());
+            }
+            inner.faults.push(Fault { file, disk, text: line.to_owned() });
         }
-        let opened = self.shared.datastore(&slot.plan.place.datastore).and_then(|store| {
-            let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
-            Ok(ImportDisk::restore(
-                disk,
-                self.disk_options(number, store.capabilities().fresh_reads_zero),
-                &map,
-            ))
-        });
-        let disk = match opened {
-            Ok(disk) => Arc::new(disk),
+    }
+
+    /// Takes up one disk; what a crash left in doubt is marked and logged.
+    fn replay_disk(
+        &self,
+        inner: &mut Inner,
+        hypervisor: &str,
+        number: usize,
+        slot: &mut DiskSlot,
+        told: DiskHistory,
+    ) {
+        let Some(map) = told.map else { return };
+        let opened =
+            self.shared.hypervisors.store(hypervisor, &slot.plan.place.datastore).and_then(|store| {
+                let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
+                let fresh = store.capabilities().fresh_reads_zero;
+                Ok(ImportDisk::restore(disk, self.disk_options(number, fresh), &map))
+            });
+        match opened {
+            Ok(disk) => slot.disk = Some(Arc::new(disk)),
             Err(error) => {
                 self.log.error(&format!("{}: {error}", self.display(&slot.plan.extent)));
                 return;
             }
-        };
-        let whole = disk.completion() == crate::disk::Completion::Complete;
-        slot.stage = match last {
-            Some(Stage::Complete) if whole => Stage::Complete,
-            Some(Stage::Doubtful) => Stage::Doubtful,
-            _ => Stage::Receiving,
-        };
-        for record in records {
-            match record {
-                Record::ExtentIncomplete { disk } if *disk == number as u32 => {
-                    (slot.merged, slot.target) = (0, String::new());
-                }
-                Record::PancbtMerged { disk, index, target, .. } if *disk == number as u32 => {
-                    (slot.merged, slot.target) = (index + 1, target.clone());
-                }
-                _ => {}
-            }
         }
-        slot.disk = Some(disk);
+        (slot.stage, slot.merged, slot.target) = (told.stage, told.merged, told.target);
         if let Some(missing) = slot.missing() {
             self.log.line(&format!("after a restart: {missing}"));
         }
@@ -296,9 +303,8 @@ impl Session {
     }
 
     /// Lists the differentials again that are merged into disks as they stand.
-    fn replay_differentials(&self, inner: &mut Inner, records: &[Record]) {
-        for record in records {
-            let Record::FileStored { name, length, .. } = record else { continue };
+    fn replay_differentials(&self, inner: &mut Inner, stored: &[(String, u64)]) {
+        for (name, length) in stored {
             let State::Receiving(receiving) = &inner.state else { return };
             let Kind::Pancbt { disk, index } = classify(name, Some(&receiving.plan.taken)).kind else {
                 continue;
@@ -307,6 +313,13 @@ impl Session {
                 self.insert(inner, name, Content::Pancbt(disk, Arc::new(AtomicU64::new(*length))));
             }
         }
+    }
+
+    /// Whether data of a disk's extent is still awaited.
+    pub(super) fn is_receiving(&self, number: usize) -> bool {
+        let inner = self.lock();
+        let State::Receiving(receiving) = &inner.state else { return false };
+        receiving.disks.get(number).is_some_and(|slot| slot.stage == Stage::Receiving)
     }
 
     /// How a disk of this session is written.
@@ -403,20 +416,21 @@ impl Session {
 
     /// Writes `.cfg.err` from the session's errors, or removes it where there are none.
     pub(super) fn report(&self, inner: &mut Inner) -> Result<(), ImportError> {
-        let Some(name) = inner.cfg_name().map(|name| format!("{name}.err")) else { return Ok(()) };
-        let lines: Vec<_> = inner.cfg_errors.iter().chain(&inner.faults).cloned().collect();
+        let Some(cfg) = inner.cfg_name() else { return Ok(()) };
+        let (name, lines) = (format!("{cfg}.err"), inner.errors());
         if lines.is_empty() {
             return self.put_own(inner, &name, None);
         }
-        self.put_own(inner, &name, Some(&(lines.join("\n") + "\n")))
+        let text = render_problems(&cfg, &lines);
+        self.put_own(inner, &name, Some(&text))
     }
 
-    /// The `.cfg.err` that stands in the way of data.
+    /// What a refusal of data names: the `.cfg.err`, where the CFG has errors.
     pub(super) fn in_error(inner: &Inner) -> Option<String> {
         if inner.cfg_errors.is_empty() {
             return None;
         }
-        inner.files.values().find(|e| e.name.ends_with(".cfg.err")).map(|entry| entry.name.clone())
+        Some(inner.cfg_name().map_or_else(|| "import.log".to_owned(), |name| format!("{name}.err")))
     }
 
     /// What is known of a file.
@@ -511,6 +525,11 @@ impl Session {
 }
 
 impl Inner {
+    /// All errors, those of the CFG first.
+    pub(super) fn errors(&self) -> Vec<String> {
+        self.cfg_errors.iter().chain(self.faults.iter().map(|fault| &fault.text)).cloned().collect()
+    }
+
     pub(super) fn key(&self, name: &str) -> String {
         let folded = fold_name(name);
         self.aliases.get(&folded).cloned().unwrap_or(folded)

@@ -221,7 +221,7 @@ fn take_up(root: &Path, acknowledged: &[&'static str], what: &str) {
     let engine = engine_on(root, directory(root));
     let snapshot = engine.snapshot();
     assert!(
-        snapshot.sessions.len() == 1 && snapshot.sessions[0].imported,
+        snapshot.sessions.len() == 1 && snapshot.sessions[0].state == "imported",
         "{what}: imported after a restart"
     );
 }

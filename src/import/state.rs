@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::error::ImportError;
 use super::formats::cfg::Cfg;
+use super::formats::descriptor::Descriptor;
 use super::plan::{DiskPlan, Plan};
 use crate::disk::{Completion, ImportDisk};
 use crate::journal::Digest;
@@ -45,14 +46,17 @@ pub(super) struct DiskSlot {
     pub(super) stage: Stage,
     /// Handles that are open for writing the extent.
     pub(super) writers: usize,
-    /// Differentials merged since the extent became whole.
+    /// The place in the chain that the next differential must have at least: 0 while none was merged.
     pub(super) merged: u32,
     /// A differential is open now: one at a time, a chain has an order.
     pub(super) merging: bool,
     /// The change id at which the disk stands, empty where unknown.
     pub(super) target: String,
+    /// The differential that was refused before it changed anything: its disk is not what the backup meant until the
+    /// right one came.
+    pub(super) refused: Option<String>,
     /// The client's descriptor, checked.
-    pub(super) descriptor: Option<Vec<u8>>,
+    pub(super) descriptor: Option<Descriptor>,
 }
 
 impl DiskSlot {
@@ -65,19 +69,31 @@ impl DiskSlot {
             merged: 0,
             merging: false,
             target: String::new(),
+            refused: None,
             descriptor: None,
         }
     }
 
-    /// Its extent arrives again: what was merged into it is gone.
-    pub(super) fn begin_again(&mut self) {
+    /// The extent comes anew, or more of it: what was merged into it counts no more.
+    pub(super) fn begin_extent(&mut self) {
         self.stage = Stage::Receiving;
         self.merged = 0;
         self.target.clear();
+        self.refused = None;
     }
 
     /// What is missing of it, as a sentence; `None` where it is whole.
     pub(super) fn missing(&self) -> Option<String> {
+        let refused = || {
+            let file = self.refused.as_ref()?;
+            let extent = &self.plan.extent;
+            Some(format!("{file} was refused; copy the right one, or {extent} again from its start"))
+        };
+        self.missing_extent().or_else(refused)
+    }
+
+    /// What is missing of it before a differential may come.
+    fn missing_extent(&self) -> Option<String> {
         let extent = &self.plan.extent;
         match self.stage {
             _ if self.merging => Some(format!("a differential of {extent} is still arriving")),
@@ -127,6 +143,12 @@ impl Receiving {
         Self { plan, disks, imported: None }
     }
 
+    /// A rewritten CFG that leads everything to the same places: the rest of it holds from now on.
+    pub(super) fn adopt(&mut self, asked: Cfg) {
+        self.plan = self.plan.with(asked);
+        self.disks.iter_mut().zip(&self.plan.disks).for_each(|(slot, plan)| slot.plan.clone_from(plan));
+    }
+
     /// Whether data has arrived for any disk.
     pub(super) fn has_data(&self) -> bool {
         self.disks.iter().any(|slot| slot.disk.is_some())
@@ -139,7 +161,7 @@ impl Receiving {
         path: &str,
     ) -> Result<&mut DiskSlot, ImportError> {
         let slot = self.disks.get_mut(disk).ok_or_else(|| ImportError::NotInCfg(path.to_owned()))?;
-        match slot.missing() {
+        match slot.missing_extent() {
             None => Ok(slot),
             Some(missing) => Err(ImportError::OutOfOrder { path: path.to_owned(), missing }),
         }

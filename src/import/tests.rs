@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::datastore::{Datastore, DirectoryDatastore};
-use crate::disk::Options;
 use crate::pancbt;
 
-const SIZE: u64 = 3 * 1024 * 1024 + 512;
+pub(super) const SIZE: u64 = 3 * 1024 * 1024 + 512;
 
-fn engine(root: &Path) -> Engine {
+pub(super) fn engine(root: &Path) -> Engine {
     let store = root.join("ds");
     std::fs::create_dir_all(&store).unwrap();
     engine_on(root, Arc::new(DirectoryDatastore::open(&store).unwrap()))
@@ -21,13 +20,15 @@ fn engine(root: &Path) -> Engine {
 
 pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
     let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store }];
-    Engine::new(EngineSettings {
-        data_dir: root.join("data"),
-        hypervisors: vec![Hypervisor { name: "local".into(), aliases: Vec::new(), datastores }],
-        disk_options: Options::default(),
-        max_sessions: 8,
-    })
-    .unwrap()
+    let other = root.join("other");
+    std::fs::create_dir_all(&other).unwrap();
+    let store = Arc::new(DirectoryDatastore::open(&other).unwrap());
+    let twins = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
+    let hypervisors = [("local", datastores), ("second", twins)];
+    let hypervisors = hypervisors
+        .map(|(name, datastores)| Hypervisor { name: name.into(), aliases: Vec::new(), datastores })
+        .into();
+    Engine::new(EngineSettings::new(root.join("data"), hypervisors)).unwrap()
 }
 
 pub(super) fn cfg(directory: &str, more: &str) -> String {
@@ -47,7 +48,7 @@ pub(super) fn cfg(directory: &str, more: &str) -> String {
     text + more
 }
 
-fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
+pub(super) fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
     put_in(session, name, bytes, 1 << 20)
 }
 
@@ -70,17 +71,25 @@ pub(super) fn put_in(
     file.close(true)
 }
 
-fn data(seed: u8) -> Vec<u8> {
+pub(super) fn data(seed: u8) -> Vec<u8> {
     (0..SIZE).map(|at| if at / 65536 % 3 == 0 { 0 } else { (at % 251) as u8 ^ seed }).collect()
 }
 
-fn log(session: &Arc<Session>) -> String {
-    let file = session.open_file("import.log", How::Attributes).unwrap();
+pub(super) fn log(session: &Arc<Session>) -> String {
+    text(session, "import.log")
+}
+
+/// A file as a client reads it.
+pub(super) fn text(session: &Arc<Session>, name: &str) -> String {
+    let file = session.open_file(name, How::Attributes).unwrap();
     let mut bytes = vec![0; 1 << 20];
     let read = file.read_at(&mut bytes, 0).unwrap();
     file.close(true).unwrap();
     String::from_utf8(bytes[..read].to_vec()).unwrap()
 }
+
+pub(super) const VMX: &[u8] =
+    b"displayName = \"old\"\nscsi0:0.fileName = \"a.vmdk\"\nscsi0:1.fileName = \"b.vmdk\"\n";
 
 #[test]
 fn a_whole_restore_with_two_disks_in_parallel() {
@@ -231,7 +240,7 @@ fn a_kill_leaves_what_was_not_closed_incomplete() {
     assert!(flushed == data(1)[..1 << 20], "what was flushed is there");
     again.close(true).unwrap();
     put(&session, "a-flat.vmdk", &data(1)).unwrap();
-    put(&session, "a.vmx", b"x").unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
     assert_eq!(std::fs::read(left.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
 }
 
@@ -260,7 +269,7 @@ fn everything_can_be_copied_again() {
         put(&session, "a-flat.vmdk", &data(1)).unwrap();
         put(&session, "b-flat.vmdk", &data(2)).unwrap();
         put(&session, "a-flat.pancbt", &differential(&data(1), &data(3), "", "one")).unwrap();
-        put(&session, "a.vmx", b"x").unwrap();
+        put(&session, "a.vmx", VMX).unwrap();
         assert_eq!(std::fs::read(root.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(3));
     }
 }

@@ -123,13 +123,15 @@ pub enum Record {
         /// What it is.
         kind: ObjectKind,
     },
-    /// An object of the ledger is gone.
+    /// An object of the ledger is gone, or belongs to a virtual machine that is complete.
     LedgerRemoved {
         /// Name of the datastore.
         datastore: String,
         /// The object's path on it.
         path: String,
     },
+    /// The CFG that was accepted last holds no more, and no disk of it: the session waits for another.
+    CfgWithdrawn,
 }
 
 /// Why a payload whose checksum is right is not a record.
@@ -173,6 +175,7 @@ impl Record {
                 put(out, 14).string(datastore).string(path).raw(&[*kind as u8])
             }
             Self::LedgerRemoved { datastore, path } => put(out, 15).string(datastore).string(path),
+            Self::CfgWithdrawn => put(out, 16),
         };
     }
 
@@ -209,6 +212,7 @@ impl Record {
             13 => Self::SessionRemoved,
             14 => Self::LedgerCreated { datastore: from.string()?, path: from.string()?, kind: from.kind()? },
             15 => Self::LedgerRemoved { datastore: from.string()?, path: from.string()? },
+            16 => Self::CfgWithdrawn,
             tag => return Err(DecodeError::UnknownTag(tag)),
         })
     }
@@ -383,6 +387,7 @@ pub(super) mod tests {
             Record::VmxImported { digest: [3; 32] },
             Record::Registered { reference: "vm-42".into() },
             Record::LedgerRemoved { datastore, path },
+            Record::CfgWithdrawn,
             Record::SessionRemoved,
         ]
     }

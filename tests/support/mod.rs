@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use importfs::datastore::DirectoryDatastore;
-use importfs::disk::Options;
-use importfs::import::engine::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
+use importfs::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
 use importfs::share::directory::DirectoryShare;
 use importfs::share::import::ImportShare;
 use importfs::smb::buffer::Buffer;
@@ -58,12 +57,8 @@ impl World {
         };
         let store = Arc::new(DirectoryDatastore::open(&root.path().join("datastore1")).unwrap());
         let datastores = vec![DatastoreEntry { name: "datastore1".into(), uuid: None, store }];
-        let engine = Engine::new(EngineSettings {
-            data_dir: root.path().join("data"),
-            hypervisors: vec![Hypervisor { name: "local".into(), aliases: Vec::new(), datastores }],
-            disk_options: Options::default(),
-            max_sessions: 100,
-        });
+        let hypervisor = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores };
+        let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![hypervisor]));
         let entry = |name: &str, share: Arc<dyn Share>, encrypt: bool, users: Vec<String>| {
             let (name, comment, kind) = (name.to_owned(), String::new(), ShareKind::Disk);
             Arc::new(ShareEntry { name, comment, kind, share, encrypt, users })

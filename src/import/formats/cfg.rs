@@ -227,34 +227,81 @@ pub struct Parsed {
     pub cfg: Result<Cfg, Vec<CfgProblem>>,
     /// Unknown keys and the like: for import.log, never an error.
     pub warnings: Vec<CfgProblem>,
+    /// What can be looked up on the hypervisor all the same where something else is wrong.
+    pub draft: Draft,
+}
+
+/// The parts of a CFG that name things outside of it, each as far as it is well-formed: so that an unknown datastore and a
+/// typing error are told at once, not one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Draft {
+    /// `servername`.
+    pub server_name: Option<String>,
+    /// `register-after-import`.
+    pub register: bool,
+    /// `on-conflict`.
+    pub on_conflict: OnConflict,
+    /// The VMX's place, then those of the disks.
+    pub places: Vec<DraftPlace>,
+    pub(super) lines: BTreeMap<String, u32>,
+}
+
+/// A place of a [`Draft`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DraftPlace {
+    /// `dsname` or `vmdk.N.dsname`.
+    pub datastore_key: String,
+    /// Its value, or the VM's where the disk has none of its own.
+    pub datastore: Option<String>,
+    /// `directory` or `vmdk.N.directory`.
+    pub directory_key: String,
+    /// Its value, or the VM's where the disk has none of its own.
+    pub directory: Option<String>,
+}
+
+impl Draft {
+    /// Whether the file has that key: what a disk takes over from the VM is reported there and not again.
+    pub fn has(&self, key: &str) -> bool {
+        self.lines.contains_key(key)
+    }
+
+    /// As [`Cfg::problem`].
+    pub fn problem(&self, key: &str, message: impl Into<String>) -> CfgProblem {
+        CfgProblem { line: self.lines.get(key).copied(), key: key.to_owned(), message: message.into() }
+    }
 }
 
 /// Reads a CFG. `on_conflict` is what a file without that key gets.
 pub fn parse(bytes: &[u8], on_conflict: OnConflict) -> Parsed {
     if let Some(problem) = unreadable(bytes) {
-        return Parsed { cfg: Err(vec![problem]), warnings: Vec::new() };
+        return Parsed { cfg: Err(vec![problem]), warnings: Vec::new(), draft: Draft::default() };
     }
     let mut problems = Vec::new();
     let entries = lex(bytes, &mut problems);
     let mut checker = cfg_check::Checker::new(entries, problems, on_conflict);
     let cfg = checker.check();
-    let (mut problems, warnings) = checker.finish();
-    problems.sort_by_key(|problem| problem.line.unwrap_or(u32::MAX));
+    let (mut problems, warnings, draft) = checker.finish();
+    sort(&mut problems);
     let cfg = match cfg {
         Some(cfg) if problems.is_empty() => Ok(cfg),
         _ => Err(problems),
     };
-    Parsed { cfg, warnings }
+    Parsed { cfg, warnings, draft }
+}
+
+/// By line; what is not in the file comes last.
+pub fn sort(problems: &mut [CfgProblem]) {
+    problems.sort_by_key(|problem| problem.line.unwrap_or(u32::MAX));
 }
 
 /// The text of `<name>.cfg.err`: one line a problem.
-pub fn render_problems(cfg_file: &str, problems: &[CfgProblem]) -> String {
+pub fn render_problems(cfg_file: &str, problems: &[impl ToString]) -> String {
     let mut text = String::new();
     let count = problems.len();
     let errors = if count == 1 { "1 error" } else { &format!("{count} errors") };
     let _ = writeln!(
         text,
-        "# {errors} in {cfg_file}. Correct the file and copy it again; when it is clean, this file disappears."
+        "# {errors} in {cfg_file}. Correct what is named and copy it again; when all is well, this file disappears."
     );
     for problem in problems {
         let _ = writeln!(text, "{}", super::one_line(&problem.to_string()));

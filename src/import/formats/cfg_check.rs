@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cfg::{
-    Cfg, CfgProblem, DISKS_MAX, Entry, OnConflict, PROBLEMS_MAX, Value, Vmdk, ends_with_ignore_case,
+    Cfg, CfgProblem, DISKS_MAX, Draft, DraftPlace, Entry, OnConflict, PROBLEMS_MAX, Value, Vmdk,
+    ends_with_ignore_case,
 };
 use crate::datastore::Provisioning;
 
@@ -116,6 +117,7 @@ pub(super) struct Checker {
     problems: Vec<CfgProblem>,
     warnings: Vec<CfgProblem>,
     on_conflict: OnConflict,
+    draft: Draft,
 }
 
 impl Checker {
@@ -126,6 +128,7 @@ impl Checker {
             problems,
             warnings: Vec::new(),
             on_conflict,
+            draft: Draft::default(),
         };
         for entry in entries {
             checker.admit(entry);
@@ -133,12 +136,13 @@ impl Checker {
         checker
     }
 
-    /// Problems and warnings. A key whose line could not be read is not reported as missing too.
-    pub(super) fn finish(mut self) -> (Vec<CfgProblem>, Vec<CfgProblem>) {
+    /// Problems, warnings, and what can be looked up all the same. A key whose line could not be read is not reported as
+    /// missing too.
+    pub(super) fn finish(mut self) -> (Vec<CfgProblem>, Vec<CfgProblem>, Draft) {
         let placed: BTreeSet<_> =
             self.problems.iter().filter(|p| p.line.is_some()).map(|p| p.key.clone()).collect();
         self.problems.retain(|problem| problem.line.is_some() || !placed.contains(&problem.key));
-        (self.problems, self.warnings)
+        (self.problems, self.warnings, self.draft)
     }
 
     /// Everything that the keys say; `None` where one without a default is missing or wrong.
@@ -160,6 +164,20 @@ impl Checker {
             None => false,
         };
         let access_time = self.integer("access-time", i64::MIN as i128, i64::MAX as i128);
+        let lines: BTreeMap<_, _> =
+            self.entries.iter().map(|(key, entry)| (key.clone(), entry.line)).collect();
+        self.draft = Draft {
+            server_name: server_name.clone(),
+            register,
+            on_conflict,
+            places: vec![DraftPlace {
+                datastore_key: "dsname".to_owned(),
+                datastore: datastore.clone(),
+                directory_key: "directory".to_owned(),
+                directory: directory.clone(),
+            }],
+            lines: lines.clone(),
+        };
         let disks = self.disks(datastore.as_deref(), directory.as_deref());
         let cfg = Cfg {
             vm_name: vm_name?,
@@ -177,7 +195,7 @@ impl Checker {
             on_conflict,
             register,
             access_time: access_time.map(|seconds| seconds as i64),
-            lines: self.entries.iter().map(|(key, entry)| (key.clone(), entry.line)).collect(),
+            lines,
         };
         self.duplicates(&cfg);
         Some(cfg)
@@ -379,6 +397,12 @@ impl Checker {
         };
         // Where the VM's own directory is wrong, that is reported already: any default will do to go on.
         let own_directory = self.directory(&key("directory"), Some(directory.unwrap_or_default()));
+        self.draft.places.push(DraftPlace {
+            datastore_key: key("dsname"),
+            datastore: own_datastore.clone(),
+            directory_key: key("directory"),
+            directory: own_directory.clone().filter(|directory| !directory.is_empty()),
+        });
         let size = self.size(&key("size"));
         let provisioning = self.provisioning(&key("type"));
         let disk = Vmdk {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cfg::{Cfg, CfgProblem};
+use super::cfg::{Cfg, CfgProblem, Draft};
 
 /// Numbers tried for one name. Past this somebody restores in a loop, and another number would not help.
 pub const NUMBERS_MAX: u32 = 10_000;
@@ -27,42 +27,34 @@ pub enum ConflictError<E> {
     Exhausted(String),
 }
 
-/// (key, datastore, directory) of the VMX and of each disk, in the order of the log.
-fn places(cfg: &Cfg) -> Vec<(String, String, String)> {
-    let vmx = ("directory".to_owned(), cfg.datastore.clone(), cfg.directory.clone());
-    let disks = cfg.disks.iter().enumerate();
-    let disks = disks
-        .map(|(n, disk)| (format!("vmdk.{n}.directory"), disk.datastore.clone(), disk.directory.clone()));
-    std::iter::once(vmx).chain(disks).collect()
+/// (datastore, directory) of the VMX and of each disk, in the order of the log.
+fn places(cfg: &Cfg) -> Vec<(&str, &str)> {
+    let disks = cfg.disks.iter().map(|disk| (disk.datastore.as_str(), disk.directory.as_str()));
+    std::iter::once((cfg.datastore.as_str(), cfg.directory.as_str())).chain(disks).collect()
 }
 
-/// `on-conflict = "stop"`: each destination directory that exists is a problem. `exists` is asked once for each datastore
-/// and directory.
-pub fn stopped<E>(
-    cfg: &Cfg,
-    mut exists: impl FnMut(&str, &str) -> Result<bool, E>,
-) -> Result<Vec<CfgProblem>, E> {
-    let mut known: BTreeMap<(String, String), bool> = BTreeMap::new();
+/// `on-conflict = "stop"`: each destination directory that exists, or can't be asked about, is a problem. `exists` is
+/// asked once for each datastore and directory.
+pub fn stopped(draft: &Draft, mut exists: impl FnMut(&str, &str) -> Result<bool, String>) -> Vec<CfgProblem> {
+    let mut known: BTreeMap<(&str, &str), Option<String>> = BTreeMap::new();
     let mut problems = Vec::new();
-    for (key, datastore, directory) in places(cfg) {
-        let place = (datastore, directory);
-        let taken = match known.get(&place) {
-            Some(taken) => *taken,
-            None => exists(&place.0, &place.1)?,
-        };
-        known.insert(place.clone(), taken);
-        if taken {
-            let message = format!(
-                "the directory [{}] {} exists already; choose another, or set on-conflict = \"rename\"",
-                place.0, place.1
-            );
-            // A disk without a directory of its own follows the VM's, whose line is the one to change.
-            if cfg.line(&key).is_some() || key == "directory" {
-                problems.push(cfg.problem(&key, message));
-            }
+    for place in &draft.places {
+        let (Some(datastore), Some(directory)) = (&place.datastore, &place.directory) else { continue };
+        let fault = known.entry((datastore, directory)).or_insert_with(|| match exists(datastore, directory) {
+            Ok(false) => None,
+            Ok(true) => Some(format!(
+                "the directory [{datastore}] {directory} exists already; choose another, or set on-conflict = \
+                 \"rename\""
+            )),
+            Err(why) => Some(why),
+        });
+        // A disk without a directory of its own follows the VM's, whose line is the one to change.
+        let told = draft.has(&place.directory_key) || place.directory_key == "directory";
+        if let (Some(message), true) = (fault, told) {
+            problems.push(draft.problem(&place.directory_key, message.clone()));
         }
     }
-    Ok(problems)
+    problems
 }
 
 /// `on-conflict = "rename"`: the CFG with every directory in conflict renamed, and what was. Items that share a directory
@@ -75,7 +67,7 @@ pub fn renamed<E>(
 ) -> Result<(Cfg, Vec<Redirect>), ConflictError<E>> {
     let items: Vec<_> = places(cfg)
         .into_iter()
-        .map(|(_, datastore, directory)| ((identity(&datastore), directory), datastore))
+        .map(|(datastore, directory)| ((identity(datastore), directory.to_owned()), datastore))
         .collect();
     let mut chosen: BTreeMap<(String, String), String> = BTreeMap::new();
     for (place, datastore) in &items {

@@ -139,6 +139,17 @@ impl Descriptor {
         Ok(found)
     }
 
+    /// `ddb.uuid` as sixteen bytes.
+    pub fn uuid_bytes(&self) -> Option<[u8; 16]> {
+        let digits = self.uuid.as_deref()?.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+        let digits: Vec<u8> = digits.map(|digit| digit as u8).collect();
+        let mut uuid = [0; 16];
+        for (byte, pair) in uuid.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        Some(uuid)
+    }
+
     /// Bytes of all extents; `None` where the sum is no number of bytes.
     pub fn size(&self) -> Option<u64> {
         self.extents

@@ -179,7 +179,9 @@ fn conflicts_are_numbered_alike_for_all_that_share_a_directory() {
     assert_eq!(renamed.disks[0].directory, renamed.directory);
     assert_eq!(renamed.disks[1].directory, format!("{VM}(1)"));
     assert_eq!(renamed.disks[2].directory, renamed.directory, "one datastore by name and by UUID");
-    let stopped = conflict::stopped(&cfg, exists).unwrap();
+    let own = "vmdk.1.name = \"b.vmdk\"\nvmdk.1.extent-name = \"b-flat.vmdk\"\nvmdk.1.size = 512\nvmdk.1.type = \"thin\"\n";
+    let draft = parse(format!("{SAMPLE_CFG}{own}").as_bytes(), OnConflict::Stop).draft;
+    let stopped = conflict::stopped(&draft, |_, directory| Ok(directory == VM));
     let keys: Vec<_> = stopped.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["directory", "vmdk.0.directory"]);
     let all = conflict::free_name("x", |_| Ok::<_, std::io::Error>(true));

@@ -1,0 +1,72 @@
+//! What a configuration leads to: its hypervisors with their datastores opened, and the import engine on them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::{self, Config, DatastoreConfig};
+use crate::datastore::DirectoryDatastore;
+use crate::disk::Options;
+use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, OnConflict};
+
+/// Writes shorter than this, in bytes, are gathered; longer ones go straight on, as they are worth an operation each.
+const GATHER_BELOW: u64 = 64 << 10;
+
+/// The import engine of a configuration. Replays the journals of all sessions.
+pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
+    make_default_datastores(config)?;
+    let import = &config.import;
+    let settings = EngineSettings {
+        data_dir: config.server.data_dir.clone(),
+        hypervisors: hypervisors(config)?,
+        disk_options: Options {
+            grain: import.skip_grain,
+            hold_below: import.coalesce.min(GATHER_BELOW) as usize,
+            window: import.coalesce,
+            keep_alive: Duration::from_secs(import.keep_alive_seconds),
+            ..Options::default()
+        },
+        max_sessions: import.max_sessions,
+        on_conflict: on_conflict(config),
+        log_bytes_max: import.log_max_bytes,
+    };
+    Engine::new(settings).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// What a CFG without `on-conflict` gets.
+pub(super) fn on_conflict(config: &Config) -> OnConflict {
+    match config.import.on_conflict {
+        config::OnConflict::Stop => OnConflict::Stop,
+        config::OnConflict::Rename => OnConflict::Rename,
+    }
+}
+
+/// The embedded default's datastore is made on the first start; a configured one is made by nobody but its administrator,
+/// because an unmounted NFS path would fill the root file system.
+fn make_default_datastores(config: &Config) -> Result<(), Failure> {
+    let stores = config.hypervisors.iter().flat_map(|hypervisor| &hypervisor.datastores);
+    for store in stores.filter(|store| store.embedded) {
+        std::fs::create_dir_all(&store.path).map_err(|e| Failure::file(&store.path, e))?;
+    }
+    Ok(())
+}
+
+/// The hypervisors, their datastores opened. Changes nothing.
+pub(super) fn hypervisors(config: &Config) -> Result<Hypervisors, Failure> {
+    let open = |store: &DatastoreConfig| {
+        let driver = DirectoryDatastore::open(&store.path).map_err(|error| {
+            let name = &store.name;
+            Failure::Usage(format!("datastore {name}: {}: {error}; is it mounted?", store.path.display()))
+        })?;
+        Ok(DatastoreEntry { name: store.name.clone(), uuid: store.uuid.clone(), store: Arc::new(driver) })
+    };
+    let mut found = Vec::new();
+    for hypervisor in &config.hypervisors {
+        found.push(Hypervisor {
+            name: hypervisor.name.clone(),
+            aliases: hypervisor.aliases.clone(),
+            datastores: hypervisor.datastores.iter().map(open).collect::<Result<_, _>>()?,
+        });
+    }
+    Ok(Hypervisors(found))
+}

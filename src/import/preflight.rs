@@ -1,0 +1,202 @@
+//! What a CFG means on the configured hypervisors: every error at once, where everything would go, and whether it fits.
+//!
+//! The one validator: a session asks it when a CFG is closed, `importfs check` asks it for a dry run. Looks at
+//! datastores and changes nothing.
+
+use std::collections::BTreeMap;
+
+use super::error::ImportError;
+use super::formats::cfg::{self, Cfg, CfgProblem, Draft, OnConflict};
+use super::formats::cfg_check::duplicate_destinations;
+use super::formats::conflict::{self, Redirect};
+use super::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use super::plan::Plan;
+use crate::datastore::Space;
+
+/// A CFG that was read, against the configuration but not yet against what lies on the datastores.
+pub struct Examined<'a> {
+    /// Unknown keys and the like.
+    pub warnings: Vec<CfgProblem>,
+    /// The CFG, where the file itself has no error.
+    pub cfg: Option<Cfg>,
+    /// All that is wrong so far.
+    pub problems: Vec<CfgProblem>,
+    draft: Draft,
+    hypervisor: Option<&'a Hypervisor>,
+}
+
+/// What the disks of a CFG need of one datastore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Its name.
+    pub datastore: String,
+    /// What it has.
+    pub space: Space,
+    /// Bytes that its thick disks take at once.
+    pub thick: u64,
+    /// Bytes to which its thin disks may grow.
+    pub thin: u64,
+}
+
+impl Room {
+    /// Whether thin disks might outgrow it, as a sentence.
+    pub fn warning(&self) -> Option<String> {
+        let all = self.thick.saturating_add(self.thin);
+        (all > self.space.available).then(|| {
+            let free = self.space.available;
+            format!("{} has {free} bytes free, the disks may grow to {all}", self.datastore)
+        })
+    }
+}
+
+/// A CFG that can be carried out.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Where everything goes.
+    pub plan: Plan,
+    /// What goes elsewhere because of `on-conflict = "rename"`.
+    pub redirects: Vec<Redirect>,
+    /// Space, for each datastore that gets something.
+    pub rooms: Vec<Room>,
+}
+
+/// Reads a CFG and looks up what it names. `on_conflict` is what a file without that key gets.
+pub fn examine<'a>(bytes: &[u8], on_conflict: OnConflict, hypervisors: &'a Hypervisors) -> Examined<'a> {
+    let parsed = cfg::parse(bytes, on_conflict);
+    let (cfg, problems) = match parsed.cfg {
+        Ok(cfg) => (Some(cfg), Vec::new()),
+        Err(problems) => (None, problems),
+    };
+    let mut examined =
+        Examined { warnings: parsed.warnings, cfg, problems, draft: parsed.draft, hypervisor: None };
+    if let Some(name) = examined.draft.server_name.clone() {
+        examined.hypervisor = hypervisors.find(&name);
+        match examined.hypervisor {
+            Some(hypervisor) => examined.look_up(hypervisor),
+            None => {
+                let known: Vec<_> = hypervisors.0.iter().map(|h| h.name.as_str()).collect();
+                let message =
+                    format!("no hypervisor '{name}' is configured; there are: {}", known.join(", "));
+                let problem = examined.draft.problem("servername", message);
+                examined.problems.push(problem);
+            }
+        }
+    }
+    cfg::sort(&mut examined.problems);
+    examined
+}
+
+impl Examined<'_> {
+    fn look_up(&mut self, hypervisor: &Hypervisor) {
+        if self.draft.register {
+            let message = format!(
+                "'{}' has datastores only, nothing to register with; set register-after-import = 0",
+                hypervisor.name
+            );
+            self.problems.push(self.draft.problem("register-after-import", message));
+        }
+        for place in &self.draft.places {
+            let key = &place.datastore_key;
+            let Some(dsname) = place.datastore.as_deref().filter(|_| self.draft.has(key)) else { continue };
+            if hypervisor.datastore(dsname).is_none() {
+                let known: Vec<_> = hypervisor.datastores.iter().map(|d| d.name.as_str()).collect();
+                let message = format!(
+                    "'{}' has no datastore '{dsname}'; it has: {}",
+                    hypervisor.name,
+                    known.join(", ")
+                );
+                self.problems.push(self.draft.problem(key, message));
+            }
+        }
+        // The same clash within one spelling is the file's own error already.
+        let identity = |dsname: &str| hypervisor.datastore(dsname).map_or(dsname, |d| &d.name).to_owned();
+        for (key, first, place) in self.cfg.iter().flat_map(|cfg| duplicate_destinations(cfg, identity)) {
+            let message =
+                format!("its destination {place} is that of {first} too; rename one or change its directory");
+            self.problems.push(self.draft.problem(&key, message));
+        }
+    }
+
+    /// In the form of the CFG's own errors.
+    pub fn problem(&self, key: &str, message: String) -> CfgProblem {
+        self.draft.problem(key, message)
+    }
+
+    /// Every place that it names, as far as that can be told: datastore and directory, deeper ones first.
+    pub fn places(&self) -> Vec<(&DatastoreEntry, &str)> {
+        let places = self.draft.places.iter().filter_map(|place| {
+            let entry = self.hypervisor?.datastore(place.datastore.as_deref()?)?;
+            Some((entry, place.directory.as_deref()?))
+        });
+        let mut places: Vec<_> = places.collect();
+        places.sort_by_key(|(_, directory)| std::cmp::Reverse(directory.matches('/').count()));
+        places
+    }
+
+    /// Looks at the datastores: conflicts resolved or reported, room compared. `ours` tells whether a directory, by the
+    /// datastore's name, is the session's own from an earlier CFG, and so in nobody's way.
+    pub fn resolve(mut self, ours: impl Fn(&str, &str) -> bool) -> Result<Resolved, Vec<CfgProblem>> {
+        let Some(hypervisor) = self.hypervisor else { return Err(self.problems) };
+        let exists = |dsname: &str, directory: &str| match hypervisor.datastore(dsname) {
+            Some(entry) if ours(&entry.name, directory) => Ok(false),
+            Some(entry) => entry.store.exists(directory).map_err(|error| {
+                format!("the datastore {} can't be asked about {directory}: {error}", entry.name)
+            }),
+            None => Ok(false), // reported already
+        };
+        if self.draft.on_conflict == OnConflict::Stop {
+            self.problems.extend(conflict::stopped(&self.draft, exists));
+        }
+        let Some(asked) = self.cfg.take().filter(|_| self.problems.is_empty()) else {
+            cfg::sort(&mut self.problems);
+            return Err(self.problems);
+        };
+        let (taken, redirects) = match asked.on_conflict {
+            OnConflict::Stop => (asked.clone(), Vec::new()),
+            OnConflict::Rename => {
+                let identity =
+                    |dsname: &str| hypervisor.datastore(dsname).map_or(dsname, |d| &d.name).to_owned();
+                conflict::renamed(&asked, identity, exists)
+                    .map_err(|error| vec![asked.problem("directory", error.to_string())])?
+            }
+        };
+        let names: Vec<_> = std::iter::once(&asked.datastore)
+            .chain(asked.disks.iter().map(|disk| &disk.datastore))
+            .map(|dsname| hypervisor.datastore(dsname).map_or(dsname, |d| &d.name).clone())
+            .collect();
+        let plan = Plan::new(&hypervisor.name, asked, taken, &names);
+        let rooms = rooms(&plan, hypervisor)?;
+        Ok(Resolved { plan, redirects, rooms })
+    }
+}
+
+/// What each datastore has and must take. Thick disks must fit all together; thin ones may be larger than what is free.
+fn rooms(plan: &Plan, hypervisor: &Hypervisor) -> Result<Vec<Room>, Vec<CfgProblem>> {
+    let mut needs: BTreeMap<&str, (u64, u64, usize)> = BTreeMap::new();
+    needs.entry(&plan.place.datastore).or_default();
+    for (number, disk) in plan.disks.iter().enumerate() {
+        let need = needs.entry(&disk.place.datastore).or_default();
+        let sum = if disk.thin { &mut need.1 } else { &mut need.0 };
+        *sum = sum.saturating_add(disk.size);
+        need.2 = number;
+    }
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    for (name, (thick, thin, last)) in needs {
+        let space = match hypervisor.datastore(name) {
+            Some(entry) => entry.store.space().map_err(ImportError::io(name)),
+            None => Err(ImportError::NotFound(name.to_owned())),
+        };
+        match space {
+            Err(error) => problems.push(plan.asked.problem("dsname", error.to_string())),
+            Ok(space) if thick > space.available => {
+                let message = format!(
+                    "thick disks need {thick} bytes on {name}, {} are free; free some or choose another",
+                    space.available
+                );
+                problems.push(plan.asked.problem(&format!("vmdk.{last}.size"), message));
+            }
+            Ok(space) => found.push(Room { datastore: name.to_owned(), space, thick, thin }),
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(problems) }
+}

@@ -1,0 +1,126 @@
+//! What a session's journal tells: how far everything is. A restart takes it up, and `importfs status` shows it where no
+//! service runs.
+
+use super::plan::Plan;
+use super::state::Stage;
+use crate::disk::{Completion, DiskMap};
+use crate::journal::{Digest, Record, fold};
+
+/// A session, by its journal.
+pub(super) struct History {
+    /// Components from the share's root; `None` where a crash came before the first record.
+    pub(super) path: Option<Vec<String>>,
+    /// The client removed it.
+    pub(super) removed: bool,
+    /// The CFG that holds.
+    pub(super) plan: Option<Plan>,
+    /// The VMX that is in place.
+    pub(super) imported: Option<Digest>,
+    /// The plan's disks.
+    pub(super) disks: Vec<DiskHistory>,
+    /// Small files that arrived whole, with their lengths in bytes.
+    pub(super) files: Vec<(String, u64)>,
+    /// Objects made on datastores and not removed since: datastore, path.
+    pub(super) ledger: Vec<(String, String)>,
+}
+
+/// A disk, by its session's journal.
+pub(super) struct DiskHistory {
+    /// What is known of its contents, with what a crash leaves in doubt; `None` where it was never made.
+    pub(super) map: Option<DiskMap>,
+    pub(super) stage: Stage,
+    /// The place in the chain that the next differential must have at least.
+    pub(super) merged: u32,
+    /// The change id at which it stands, empty where unknown.
+    pub(super) target: String,
+}
+
+impl History {
+    pub(super) fn of(records: &[Record]) -> Self {
+        let path = records.iter().find_map(|record| match record {
+            Record::SessionCreated { directory } => {
+                Some(directory.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect())
+            }
+            _ => None,
+        });
+        let withdrawn = records.iter().rposition(|record| *record == Record::CfgWithdrawn);
+        let present = &records[withdrawn.map_or(0, |at| at + 1)..];
+        let plan = present.iter().rev().find_map(|record| match record {
+            Record::CfgAccepted { destination, .. } => Plan::recorded(destination),
+            _ => None,
+        });
+        let disks = plan.iter().flat_map(|plan| plan.disks.iter().enumerate());
+        let disks = disks.map(|(number, disk)| DiskHistory::of(present, number as u32, disk.size)).collect();
+        let ledger = fold::ledger(records).filter_map(|record| match record {
+            Record::LedgerCreated { datastore, path, .. } => Some((datastore.clone(), path.clone())),
+            _ => None,
+        });
+        Self {
+            path,
+            removed: records.contains(&Record::SessionRemoved),
+            plan,
+            imported: imported(present),
+            disks,
+            files: files(records),
+            ledger: ledger.collect(),
+        }
+    }
+}
+
+/// The VMX in place, unless a disk was changed afterwards.
+fn imported(records: &[Record]) -> Option<Digest> {
+    let mut digest = None;
+    for record in records {
+        match record {
+            Record::VmxImported { digest: new } => digest = Some(*new),
+            Record::ExtentIncomplete { .. } | Record::DiskDoubtful { .. } | Record::PancbtMerged { .. } => {
+                digest = None;
+            }
+            _ => {}
+        }
+    }
+    digest
+}
+
+fn files(records: &[Record]) -> Vec<(String, u64)> {
+    let stored = records.iter().filter_map(|record| match record {
+        Record::FileStored { name, length, .. } => Some((name.clone(), *length)),
+        _ => None,
+    });
+    stored.collect()
+}
+
+impl DiskHistory {
+    fn of(records: &[Record], number: u32, size: u64) -> Self {
+        let mut history = Self {
+            map: fold::disk_map(records, number, size),
+            stage: Stage::Absent,
+            merged: 0,
+            target: String::new(),
+        };
+        for record in records {
+            match record {
+                Record::DiskCreated { disk, .. } | Record::ExtentIncomplete { disk } if *disk == number => {
+                    history.stage = Stage::Receiving;
+                    history.merged = 0;
+                    history.target.clear();
+                }
+                Record::ExtentComplete { disk } if *disk == number => history.stage = Stage::Complete,
+                Record::DiskDoubtful { disk } if *disk == number => history.stage = Stage::Doubtful,
+                Record::PancbtMerged { disk, index, target, .. } if *disk == number => {
+                    history.merged = index + 1;
+                    history.target.clone_from(target);
+                }
+                _ => {}
+            }
+        }
+        let Some(map) = &mut history.map else { return history };
+        if history.stage != Stage::Complete {
+            // Nobody closed it: the client that set the end of file had not yet sent all that it wanted to.
+            map.declared_end = None;
+        } else if map.completion(size) != Completion::Complete {
+            history.stage = Stage::Receiving;
+        }
+        history
+    }
+}
