@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use importfs::smb::transport::{self, Limits};
+use importfs::smb::limits::Limits;
+use importfs::smb::transport;
 use smb_proto::msg::FileId;
 use smb_proto::msg::create::disposition::{OPEN, OPEN_IF};
 use smb_proto::testing::{Client, ClientError, Draft, Link, LoginOptions, Offer, Peer, Protection};
@@ -379,12 +380,15 @@ fn mutated_sessions_harm_nobody() {
     assert_eq!(names, 5, "something was made outside of the shares");
 }
 
-const LIMITS: Limits = Limits {
-    connections: 40,
-    login: Duration::from_millis(1500),
-    idle: Duration::from_millis(2500),
-    frame: Duration::from_secs(1),
-};
+fn limits() -> Limits {
+    Limits {
+        connections: 40,
+        login_time: Duration::from_millis(1500),
+        idle_time: Duration::from_millis(2500),
+        frame_time: Duration::from_secs(1),
+        ..Limits::default()
+    }
+}
 
 /// A server with short limits, and a runtime that keeps it running.
 fn limited(world: &World) -> (SocketAddr, tokio::runtime::Runtime, watch::Sender<bool>) {
@@ -392,7 +396,7 @@ fn limited(world: &World) -> (SocketAddr, tokio::runtime::Runtime, watch::Sender
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    runtime.spawn(transport::serve_within(LIMITS, listener, Arc::clone(&world.server), stopped));
+    runtime.spawn(transport::serve(listener, Arc::clone(&world.server), stopped));
     (address, runtime, stop)
 }
 
@@ -410,7 +414,7 @@ fn until_cut(mut stream: TcpStream, since: Instant) -> Duration {
 /// Row 15: connections that never log in, or only begin a frame, are cut by the clock; so are sessions that say nothing.
 #[test]
 fn half_open_slow_and_idle_connections_are_cut() {
-    let world = World::plain();
+    let world = World::new(|settings| settings.limits = limits());
     let (address, runtime, _stop) = limited(&world);
     let negotiated = || {
         let mut peer = Peer::new(Client::default(), Socket::open(address, ANSWER_MAX).unwrap());
@@ -430,19 +434,19 @@ fn half_open_slow_and_idle_connections_are_cut() {
             );
         };
         scope.spawn(move || {
-            cut("silence", LIMITS.login, TcpStream::connect(address).unwrap(), Instant::now());
+            cut("silence", limits().login_time, TcpStream::connect(address).unwrap(), Instant::now());
         });
         scope.spawn(move || {
             let since = Instant::now();
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(&[0, 0, 1]).unwrap();
-            cut("part of a length", LIMITS.login, stream, since);
+            cut("part of a length", limits().login_time, stream, since);
         });
         scope.spawn(move || {
             let mut stream = TcpStream::connect(address).unwrap();
             let since = Instant::now();
             stream.write_all(&[0, 0, 1, 0, 0xFE, b'S']).unwrap();
-            cut("part of a frame", LIMITS.frame, stream, since);
+            cut("part of a frame", limits().frame_time, stream, since);
         });
         scope.spawn(move || {
             // A byte now and then does not help.
@@ -460,12 +464,15 @@ fn half_open_slow_and_idle_connections_are_cut() {
                 });
                 stream.flush().unwrap();
                 let after = until_cut(stream, since);
-                assert!(after < LIMITS.login + LIMITS.frame + late, "dripping: cut after {after:?}");
+                assert!(
+                    after < limits().login_time + limits().frame_time + late,
+                    "dripping: cut after {after:?}"
+                );
             });
         });
         scope.spawn(move || {
             let since = Instant::now();
-            cut("no login", LIMITS.login, negotiated().link.0, since);
+            cut("no login", limits().login_time, negotiated().link.0, since);
         });
         scope.spawn(move || {
             // ECHO before a login answers, and buys no time.
@@ -473,13 +480,16 @@ fn half_open_slow_and_idle_connections_are_cut() {
             let mut peer = negotiated();
             while peer.echo().is_ok() {
                 std::thread::sleep(Duration::from_millis(100));
-                assert!(since.elapsed() < LIMITS.login + late, "echoes keep a stranger's connection open");
+                assert!(
+                    since.elapsed() < limits().login_time + late,
+                    "echoes keep a stranger's connection open"
+                );
             }
         });
         scope.spawn(move || {
             let peer = logged_in();
             let session = peer.client.session_id;
-            cut("an idle session", LIMITS.idle, peer.link.0, Instant::now());
+            cut("an idle session", limits().idle_time, peer.link.0, Instant::now());
             assert!(session != 0);
         });
         scope.spawn(move || {
@@ -487,7 +497,7 @@ fn half_open_slow_and_idle_connections_are_cut() {
             let mut stream = peer.link.0;
             let since = Instant::now();
             stream.write_all(&[0, 0, 1, 0, 0xFE]).unwrap();
-            cut("part of a user's frame", LIMITS.frame, stream, since);
+            cut("part of a user's frame", limits().frame_time, stream, since);
         });
     });
     drop(runtime);
@@ -496,13 +506,16 @@ fn half_open_slow_and_idle_connections_are_cut() {
 /// Row 15: a flood of connections is refused at a bound, and lets go of it again.
 #[test]
 fn connections_have_a_bound() {
-    let world = World::plain();
+    let world = World::new(|settings| settings.limits = limits());
     let (address, runtime, _stop) = limited(&world);
     let flood: Vec<TcpStream> =
-        (0..LIMITS.connections * 3).map(|_| TcpStream::connect(address).unwrap()).collect();
+        (0..limits().connections * 3).map(|_| TcpStream::connect(address).unwrap()).collect();
     let since = Instant::now();
     let last = flood.last().unwrap().try_clone().unwrap();
-    assert!(until_cut(last, since) < LIMITS.login / 2, "beyond the bound a connection is refused at once");
+    assert!(
+        until_cut(last, since) < limits().login_time / 2,
+        "beyond the bound a connection is refused at once"
+    );
     drop(flood);
     let mut served = false;
     while !served && since.elapsed() < Duration::from_secs(10) {

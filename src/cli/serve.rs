@@ -22,6 +22,7 @@ use crate::import::Engine;
 use crate::share::directory::DirectoryShare;
 use crate::share::import::ImportShare;
 use crate::share::ipc::IpcShare;
+use crate::smb::limits::Limits;
 use crate::smb::server::{self, Server, Settings, ShareEntry};
 use crate::smb::share::Share;
 use crate::smb::transport;
@@ -201,10 +202,24 @@ fn settings(config: &Config, users: Arc<Users>, engine: Option<&Arc<Engine>>) ->
             Encryption::Desired => server::Encryption::Desired,
             Encryption::Required => server::Encryption::Required,
         },
+        limits: limits(config),
         multichannel: config.smb.multichannel.then(|| config.smb.channel_addresses.clone()),
         shares,
         users: Arc::new(Accounts(users)),
     })
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        connections: config.limits.connections,
+        connections_per_address: config.limits.connections_per_address,
+        sessions_per_connection: config.limits.sessions_per_connection,
+        login_time: Duration::from_secs(config.limits.login_seconds),
+        login_bytes: config.limits.login_bytes,
+        idle_time: Duration::from_secs(config.limits.idle_seconds),
+        frame_time: Limits::default().frame_time,
+        bytes_in_flight: config.limits.bytes_in_flight,
+    }
 }
 
 /// The ServerGuid, kept in the data directory: clients recognise the server by it after a restart.

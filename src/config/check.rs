@@ -9,6 +9,10 @@ use super::{Config, ShareKind};
 const GRAIN_BYTES: std::ops::RangeInclusive<u64> = 4096..=16 << 20;
 /// Bounds of the coalescing buffer, which every open disk has one of.
 const COALESCE_BYTES: std::ops::RangeInclusive<u64> = 4096..=16 << 20;
+/// The messages of one login, with a Kerberos ticket that is offered first.
+const LOGIN_BYTES_MIN: u64 = 256 << 10;
+/// Four of the largest frames.
+const BYTES_IN_FLIGHT_MIN: usize = 32 << 20;
 /// The longest NetBIOS-style name that clients accept.
 const NAME_CHARS_MAX: usize = 15;
 /// The longest share name (MS-SRVS 2.2.4.23: NNLEN).
@@ -24,6 +28,7 @@ type Problem = (String, String);
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     server(config, &mut found);
+    limits(config, &mut found);
     shares(config, &mut found);
     hypervisors(config, &mut found);
     found
@@ -40,9 +45,6 @@ fn server(config: &Config, found: &mut Vec<Problem>) {
     }
     if config.server.listen.is_empty() {
         wrong("server.listen", "at least one address is needed".into());
-    }
-    if config.server.max_connections == 0 {
-        wrong("server.max-connections", "at least 1 is needed".into());
     }
     if config.smb.min_dialect > config.smb.max_dialect {
         wrong("smb.min-dialect", "it is newer than smb.max-dialect".into());
@@ -68,6 +70,27 @@ fn server(config: &Config, found: &mut Vec<Problem>) {
             "import.log-max-bytes",
             format!("{bytes} is not from {} to {}", LOG_BYTES.start(), LOG_BYTES.end()),
         );
+    }
+}
+
+fn limits(config: &Config, found: &mut Vec<Problem>) {
+    let limits = &config.limits;
+    let counts = [
+        ("connections", limits.connections),
+        ("connections-per-address", limits.connections_per_address),
+        ("sessions-per-connection", limits.sessions_per_connection),
+        ("login-seconds", limits.login_seconds as usize),
+        ("idle-seconds", limits.idle_seconds as usize),
+    ];
+    let mut wrong = |key: &str, message: String| found.push((format!("limits.{key}"), message));
+    for (key, _) in counts.into_iter().filter(|(_, value)| *value == 0) {
+        wrong(key, "at least 1 is needed".into());
+    }
+    if limits.login_bytes < LOGIN_BYTES_MIN {
+        wrong("login-bytes", format!("at least {LOGIN_BYTES_MIN} are needed, or nobody can log in"));
+    }
+    if limits.bytes_in_flight < BYTES_IN_FLIGHT_MIN {
+        wrong("bytes-in-flight", format!("at least {BYTES_IN_FLIGHT_MIN} are needed"));
     }
 }
 

@@ -69,6 +69,9 @@ pub struct Config {
     /// `[smb]`
     #[serde(default)]
     pub smb: SmbConfig,
+    /// `[limits]`
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// `[import]`
     #[serde(default)]
     pub import: ImportConfig,
@@ -90,8 +93,6 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// The NetBIOS-style name that clients see.
     pub name: String,
-    /// Most connections at once.
-    pub max_connections: usize,
 }
 
 impl Default for ServerConfig {
@@ -100,7 +101,6 @@ impl Default for ServerConfig {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 445)],
             data_dir: PathBuf::from("/var/lib/importfs"),
             name: "IMPORTFS".into(),
-            max_connections: 4096,
         }
     }
 }
@@ -186,6 +186,40 @@ pub enum OnConflict {
     Stop,
     /// Another directory is taken.
     Rename,
+}
+
+/// `[limits]`: what clients may take of this machine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct LimitsConfig {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address.
+    pub connections_per_address: usize,
+    /// Sessions of one connection.
+    pub sessions_per_connection: usize,
+    /// Seconds within which a client must have logged in.
+    pub login_seconds: u64,
+    /// Bytes that it may have sent by then.
+    pub login_bytes: u64,
+    /// Seconds without a request after which a session counts as lost.
+    pub idle_seconds: u64,
+    /// Bytes of large frames and answers in memory at once, over all connections.
+    pub bytes_in_flight: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_address: 1024,
+            sessions_per_connection: 256,
+            login_seconds: 30,
+            login_bytes: 1 << 20,
+            idle_seconds: 900,
+            bytes_in_flight: 128 << 20,
+        }
+    }
 }
 
 /// `[import]`: how import sessions behave.
@@ -335,6 +369,7 @@ impl Config {
                 ..ServerConfig::default()
             },
             smb: SmbConfig::default(),
+            limits: LimitsConfig::default(),
             import: ImportConfig::default(),
             shares: vec![ShareConfig {
                 name: "import".into(),

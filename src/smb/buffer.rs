@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::limits::Reserved;
+
 /// Room in front of a READ's payload for everything that precedes it on the wire: frame length (4), transform header
 /// (52), SMB2 header (64) and the response's fixed part (16). One buffer, one write, nothing copied.
 pub const HEADROOM: usize = 4 + 52 + 64 + 16;
@@ -34,7 +36,7 @@ impl Pool {
         let class = CLASSES.iter().position(|size| *size >= len);
         let recycled = class.and_then(|class| self.lock(class).pop());
         let bytes = recycled.unwrap_or_else(|| vec![0; class.map_or(len, |class| CLASSES[class])]);
-        Buffer { bytes, start: 0, end: len, pool: Some(Arc::clone(self)) }
+        Buffer { bytes, start: 0, end: len, pool: Some(Arc::clone(self)), reserved: None }
     }
 
     /// A buffer for a READ's payload of at most `len` bytes, behind [`HEADROOM`].
@@ -64,12 +66,19 @@ pub struct Buffer {
     start: usize,
     end: usize,
     pool: Option<Arc<Pool>>,
+    /// The bytes of the budget that it stands for.
+    reserved: Option<Reserved>,
 }
 
 impl Buffer {
+    /// Keeps bytes of the budget reserved for as long as this buffer lives.
+    pub fn hold(&mut self, reserved: Option<Reserved>) {
+        self.reserved = reserved;
+    }
+
     /// Bytes that belong to no pool.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { start: 0, end: bytes.len(), bytes, pool: None }
+        Self { start: 0, end: bytes.len(), bytes, pool: None, reserved: None }
     }
 
     /// What is in it.

@@ -12,14 +12,12 @@ use super::buffer::Buffer;
 use super::commands::session_setup::Login;
 use super::credits::Window;
 use super::job::Job;
+use super::limits::Limits;
 use super::session::Channel;
 use smb_proto::crypto::preauth::PreauthHash;
 
 /// Requests that may wait at once on one connection: notifies of a few hundred Explorer windows; more is a flood.
 pub const PARKED_MAX: usize = 512;
-/// Sessions per connection: a terminal server's users; more is a flood.
-pub const SESSIONS_MAX: usize = 256;
-
 /// Notifications that wait for a slow reader: more breaks than that, and it does not cache any more.
 pub const NOTIFICATIONS_MAX: usize = 256;
 
@@ -63,7 +61,9 @@ pub struct Connection {
     pub window: Mutex<Window>,
     /// The hash over NEGOTIATE and its answer.
     pub preauth: Mutex<PreauthHash>,
-    /// Logins under way, by their SessionId; at most [`SESSIONS_MAX`].
+    /// Most sessions, and most logins under way.
+    pub sessions_max: usize,
+    /// Logins under way, by their SessionId.
     pub logins: Mutex<HashMap<u64, Login>>,
     /// Requests that wait, by AsyncId; at most [`PARKED_MAX`].
     pub parked: Mutex<HashMap<u64, Job>>,
@@ -83,6 +83,7 @@ impl Connection {
             negotiated: OnceLock::new(),
             window: Mutex::default(),
             preauth: Mutex::default(),
+            sessions_max: Limits::default().sessions_per_connection,
             logins: Mutex::default(),
             parked: Mutex::default(),
             sessions: Mutex::new(Some(HashMap::new())),
@@ -135,7 +136,7 @@ impl Connection {
     pub fn add_session(&self, channel: Arc<Channel>) -> Result<(), Status> {
         let mut sessions = self.sessions();
         let sessions = sessions.as_mut().ok_or(Status::USER_SESSION_DELETED)?;
-        if sessions.len() >= SESSIONS_MAX {
+        if sessions.len() >= self.sessions_max {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
         sessions.insert(channel.id, channel);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use smb_proto::frame::{Kind, Smb1Negotiate};
 use smb_proto::header::HEADER_LEN;
+use smb_proto::msg::negotiate::DIALECT_210;
 use smb_proto::msg::{echo, error};
 use smb_proto::{Command, Flags, Header, Status};
 
@@ -69,7 +70,7 @@ pub fn run(
         } else {
             let seen = server.wake_count();
             if job.async_id.is_none()
-                && !lock(&connection.window).consume(header.message_id, header.credit_charge)
+                && !lock(&connection.window).consume(header.message_id, charge_of(connection, &header))
             {
                 output.disconnect = true;
                 break;
@@ -98,6 +99,9 @@ pub fn run(
     }
     if !output.disconnect {
         finish(server, &job, answers, &mut output);
+        if let Some(frame) = output.frames.last_mut() {
+            frame.hold(job.reserved.take());
+        }
     }
     output
 }
@@ -166,6 +170,7 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
     let first = job.async_id.is_none();
     let id = job.async_id.unwrap_or_else(|| server.unique_id());
     job.async_id = Some(id);
+    job.reserved = None; // it may wait for hours
     job.message_id = stage.header.message_id;
     job.key = Some(wait.key.clone());
     job.session.clone_from(&stage.session);
@@ -227,6 +232,11 @@ fn abandoned(command: Command, async_id: Option<u64>, status: Status) -> Status 
         Command::CHANGE_NOTIFY if async_id.is_some() => Status::NOTIFY_CLEANUP,
         _ => status,
     }
+}
+
+/// The credits that a request uses up: reserved in 2.0.2, where it is one (MS-SMB2 2.2.1.2).
+fn charge_of(connection: &Connection, header: &Header) -> u16 {
+    if connection.dialect() >= DIALECT_210 { header.credit_charge.max(1) } else { 1 }
 }
 
 /// One request of a frame, with what is known of it so far.

@@ -8,7 +8,9 @@ use smb_proto::header::HEADER_LEN;
 use smb_proto::{Command, DecodeError, Flags, Header, Status};
 
 use super::buffer::Buffer;
+use super::charge;
 use super::connection::{Connection, Signal};
+use super::limits::{Reserved, UNCOUNTED_MAX};
 use super::request::{Related, WakeKey};
 use super::session::Channel;
 
@@ -29,6 +31,8 @@ pub struct Job {
     pub(super) armed: bool,
     /// What came before that.
     pub(super) missed: Option<Signal>,
+    /// Bytes of the budget for its answer.
+    pub(super) reserved: Option<Reserved>,
     /// Whose request was parked: its answer is signed even if the session has ended meanwhile.
     pub(super) session: Option<Arc<Channel>>,
 }
@@ -64,6 +68,7 @@ impl Job {
             timed: false,
             armed: false,
             missed: None,
+            reserved: None,
             session: None,
         };
         let len = job.frame.bytes().len().saturating_sub(16);
@@ -96,6 +101,30 @@ impl Job {
     /// Length of the frame in bytes.
     pub fn len(&self) -> usize {
         self.frame.bytes().len()
+    }
+
+    /// Keeps bytes of the budget reserved until its answer has been sent.
+    pub fn hold(&mut self, reserved: Option<Reserved>) {
+        self.reserved = reserved;
+    }
+
+    /// Bytes that its answer may have: what all its parts ask for. 0 where the frame itself is counted: who holds bytes of the
+    /// budget must not wait for more, or all might wait for each other; so is a frame that is still encrypted.
+    pub fn answer_len(&self) -> usize {
+        let (mut at, mut total) = (0, 0u64);
+        if self.len() > UNCOUNTED_MAX {
+            return 0;
+        }
+        while !self.encrypted
+            && let Ok((header, end, more)) = part(self.frame.bytes(), at)
+        {
+            total += charge::expected(header.command, &self.frame.bytes()[at..end]);
+            if !more {
+                break;
+            }
+            at = end;
+        }
+        usize::try_from(total).unwrap_or(usize::MAX)
     }
 
     /// Whether there is nothing in the frame.

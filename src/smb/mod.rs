@@ -7,6 +7,7 @@
 mod answer;
 pub mod breaks;
 pub mod buffer;
+pub mod charge;
 pub mod commands;
 pub mod connection;
 pub mod credits;
@@ -15,6 +16,7 @@ pub mod file_entry;
 pub mod gate;
 pub mod job;
 pub mod keys;
+pub mod limits;
 pub mod lock;
 pub mod name;
 pub mod open;

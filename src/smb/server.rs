@@ -11,6 +11,7 @@ use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 use super::breaks::Leasers;
 use super::buffer::Pool;
 use super::connection::Connection;
+use super::limits::{Budget, Door, Limits};
 use super::open::OpenTable;
 use super::request::WakeKey;
 use super::session::Session;
@@ -87,6 +88,8 @@ pub struct Settings {
     /// Whether clients may open several connections for a session, and to which addresses besides the one that they have
     /// reached already.
     pub multichannel: Option<Vec<IpAddr>>,
+    /// What clients may take.
+    pub limits: Limits,
     /// The shares, IPC$ among them.
     pub shares: Vec<Arc<ShareEntry>>,
     /// The accounts.
@@ -104,6 +107,7 @@ impl Settings {
             signing_required: false,
             encryption: Encryption::Desired,
             multichannel: None,
+            limits: Limits::default(),
             shares,
             users,
         }
@@ -122,6 +126,10 @@ pub struct Server {
     pub settings: Settings,
     /// Frame buffers.
     pub pool: Arc<Pool>,
+    /// Connections.
+    pub door: Arc<Door>,
+    /// Bytes in flight.
+    pub budget: Budget,
     /// Every open file.
     pub opens: OpenTable,
     /// Where lease breaks go.
@@ -141,6 +149,8 @@ impl Server {
     /// A server without connections.
     pub fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
+            door: Arc::default(),
+            budget: Budget::new(settings.limits.bytes_in_flight),
             settings,
             pool: Pool::new(),
             opens: OpenTable::default(),
@@ -175,6 +185,11 @@ impl Server {
     /// The session of that id, whichever connection it belongs to.
     pub fn session(&self, id: u64) -> Option<Arc<Session>> {
         lock(&self.sessions).get(&id).cloned()
+    }
+
+    /// How many sessions there are.
+    pub fn session_count(&self) -> usize {
+        lock(&self.sessions).len()
     }
 
     /// A connection is lost: its sessions lose a channel, and end with their last one (MS-SMB2 3.3.7.1).

@@ -19,11 +19,10 @@ use super::buffer::Buffer;
 use super::connection::{Connection, Signal};
 use super::dispatch::{self, Output};
 use super::job::{Job, Pace};
+use super::limits::Allowance;
 use super::outbox::Outbox;
 use super::server::{PAYLOAD_BYTES_MAX, Server};
 
-/// Connections at once: file descriptors and memory for each are set aside by the operating system's defaults.
-pub const CONNECTIONS_MAX: usize = 512;
 /// The longest frame: the largest payload, its headers and a compound's other parts.
 const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX as usize + (64 << 10);
 /// The longest frame before a login: a token with its SPNEGO around it.
@@ -36,31 +35,6 @@ const READ_AHEAD: usize = 8 << 10;
 const ALONE_MAX: usize = (64 << 10) + 256;
 /// A metadata request that takes longer does not hold up those behind it.
 const IN_ORDER_MAX: Duration = Duration::from_millis(50);
-/// A client must have logged in by then.
-const LOGIN_MAX: Duration = Duration::from_secs(30);
-/// A session that says nothing for this long has lost its client: Windows sends an ECHO every minute.
-const IDLE_MAX: Duration = Duration::from_mins(15);
-/// A frame that was begun arrives within this time.
-const FRAME_MAX: Duration = Duration::from_mins(1);
-
-/// How much of the server a client may take, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Connections at once.
-    pub connections: usize,
-    /// From accepting a connection to the end of its login.
-    pub login: Duration,
-    /// Without a request of a client that is logged in.
-    pub idle: Duration,
-    /// From a frame's first byte to its last.
-    pub frame: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connections: CONNECTIONS_MAX, login: LOGIN_MAX, idle: IDLE_MAX, frame: FRAME_MAX }
-    }
-}
 
 /// 100 ns since 1601-01-01 UTC (MS-DTYP 2.3.3).
 fn now() -> u64 {
@@ -70,18 +44,8 @@ fn now() -> u64 {
 }
 
 /// Serves until `shutdown` becomes true.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: watch::Receiver<bool>) {
-    serve_within(Limits::default(), listener, server, shutdown).await;
-}
-
-/// The same within other limits.
-pub async fn serve_within(
-    limits: Limits,
-    listener: TcpListener,
-    server: Arc<Server>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: watch::Receiver<bool>) {
+    let mut refusals = Seldom::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -95,49 +59,73 @@ pub async fn serve_within(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: {} connections are open", limits.connections);
-            continue;
+        let place = match server.door.enter(peer.ip(), &server.settings.limits) {
+            Ok(place) => place,
+            Err(full) => {
+                refusals.note(|more| tracing::warn!(%peer, more, "connection refused: {full}"));
+                continue;
+            }
         };
         let (server, mut shutdown) = (Arc::clone(&server), shutdown.clone());
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
-                () = connection(limits, stream, server, peer.to_string()) => {}
+                () = connection(stream, server, peer.to_string()) => {}
                 _ = shutdown.wait_for(|stop| *stop) => {}
             }
         });
     }
 }
 
+/// A line in the log at most once a second, however many clients call for it; the next one tells how many were left out.
+#[derive(Default)]
+struct Seldom {
+    last: Option<tokio::time::Instant>,
+    left_out: u64,
+}
+
+impl Seldom {
+    fn note(&mut self, log: impl FnOnce(u64)) {
+        if self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            self.left_out += 1;
+            return;
+        }
+        log(std::mem::take(&mut self.left_out));
+        self.last = Some(tokio::time::Instant::now());
+    }
+}
+
 /// What the tasks of a connection have in common.
 struct Tasks {
-    limits: Limits,
     server: Arc<Server>,
     connection: Arc<Connection>,
     outbox: Outbox,
     stop: Notify,
     runtime: Handle,
+    /// What its large frames and answers may take of the server's memory.
+    allowance: Allowance,
 }
 
-async fn connection(limits: Limits, stream: TcpStream, server: Arc<Server>, peer: String) {
+async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer, "TCP_NODELAY: {error}");
     }
     let local = stream.local_addr().map(|address| address.ip());
     let (reader, writer) = stream.into_split();
     let (signals, signalled) = mpsc::unbounded_channel();
-    let connection = Connection::new(peer.into(), signals);
+    let mut connection = Connection::new(peer.into(), signals);
+    connection.sessions_max = server.settings.limits.sessions_per_connection;
+    let allowance = server.budget.allowance();
     if let Ok(local) = local {
         let _ = connection.local.set(local); // set here only
     }
     let tasks = Arc::new(Tasks {
-        limits,
         server,
         connection: Arc::new(connection),
         outbox: Outbox::new(writer),
         stop: Notify::new(),
         runtime: Handle::current(),
+        allowance,
     });
     let _cleanup = Cleanup(Arc::clone(&tasks));
     // A task of its own: what it works on in place holds up nothing else of this connection.
@@ -176,10 +164,14 @@ type Reader = BufReader<OwnedReadHalf>;
 async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
     let bulk = Arc::new(Semaphore::new(BULK_PER_CONNECTION_MAX));
     let started = tokio::time::Instant::now();
+    let mut unproved = 0; // bytes before a login
     loop {
         tasks.outbox.room().await;
-        let Some((frame, mut place)) = next_frame(&mut reader, &tasks, started, &bulk).await else { return };
-        let Ok(job) = Job::new(&tasks.connection, frame) else { return };
+        let Some((frame, mut place)) = next_frame(&mut reader, &tasks, started, &bulk, &mut unproved).await
+        else {
+            return;
+        };
+        let Ok(mut job) = Job::new(&tasks.connection, frame) else { return };
         match job.pace(&tasks.connection) {
             Pace::Quick => {
                 let output = tokio::task::block_in_place(|| tasks.run(job, None));
@@ -196,6 +188,7 @@ async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
                 if place.is_none() {
                     place = Arc::clone(&bulk).acquire_owned().await.ok();
                 }
+                job.hold(tasks.allowance.reserve(job.answer_len()).await);
                 if job.len() <= ALONE_MAX
                     && bulk.available_permits() + 1 == BULK_PER_CONNECTION_MAX
                     && is_idle(&reader)
@@ -209,6 +202,7 @@ async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
             }
             Pace::Slow => {
                 tasks.outbox.flush();
+                job.hold(tasks.allowance.reserve(job.answer_len()).await);
                 let work = tasks.hand_over(job, None, place);
                 let _ = timeout(IN_ORDER_MAX, work).await; // too slow: it goes on by itself
             }
@@ -236,25 +230,36 @@ async fn next_frame(
     tasks: &Tasks,
     started: tokio::time::Instant,
     bulk: &Arc<Semaphore>,
+    unproved: &mut u64,
 ) -> Option<(Buffer, Option<OwnedSemaphorePermit>)> {
-    let (limits, logged_in) = (&tasks.limits, tasks.connection.has_session());
+    let (limits, logged_in) = (&tasks.server.settings.limits, tasks.connection.has_session());
     let mut head = [0; FRAME_HEADER_LEN];
     if reader.buffer().len() < FRAME_HEADER_LEN {
-        let patience = if logged_in { limits.idle } else { limits.login.saturating_sub(started.elapsed()) };
+        let patience =
+            if logged_in { limits.idle_time } else { limits.login_time.saturating_sub(started.elapsed()) };
         timeout(patience, reader.read_exact(&mut head)).await.ok()?.ok()?;
     } else {
         reader.read_exact(&mut head).await.ok()?;
     }
     let longest = if logged_in { FRAME_BYTES_MAX } else { FRAME_BYTES_BEFORE_LOGIN_MAX };
     let length = decode_length(head, longest).ok()?;
+    if !logged_in {
+        *unproved += length as u64;
+        if *unproved > limits.login_bytes {
+            tracing::debug!(peer = %tasks.connection.peer, "cut: too much was sent before a login (limits.login-bytes)");
+            return None;
+        }
+    }
     // A large buffer is taken only when there is a place for what is in it.
     let place = if length > READ_AHEAD { Some(Arc::clone(bulk).acquire_owned().await.ok()?) } else { None };
+    let reserved = tasks.allowance.reserve(length).await;
     let mut frame = tasks.server.pool.take(length + 16);
+    frame.hold(reserved);
     let body = &mut frame.bytes_mut()[..length];
     if reader.buffer().len() >= length {
         reader.read_exact(body).await.ok()?;
     } else {
-        timeout(limits.frame, reader.read_exact(body)).await.ok()?.ok()?;
+        timeout(limits.frame_time, reader.read_exact(body)).await.ok()?.ok()?;
     }
     Some((frame, place))
 }

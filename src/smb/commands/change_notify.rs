@@ -12,6 +12,7 @@ use crate::smb::server::PAYLOAD_BYTES_MAX;
 /// Handles a CHANGE_NOTIFY: checks what the section checks first, so that a client's mistakes are told apart.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
+    request.check_payload(message.output_buffer_length.into())?;
     let open = open_of(request, message.file_id)?;
     if message.output_buffer_length > PAYLOAD_BYTES_MAX || !open.file.is_directory() {
         return Err(Status::INVALID_PARAMETER.into());

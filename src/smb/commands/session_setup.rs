@@ -10,7 +10,7 @@ use smb_proto::msg::negotiate::{DIALECT_300, SIGNING_AES_GMAC, SIGNING_REQUIRED}
 use smb_proto::msg::session_setup as wire;
 use smb_proto::{Flags, Header, Status};
 
-use crate::smb::connection::{Connection, Negotiated, SESSIONS_MAX};
+use crate::smb::connection::{Connection, Negotiated};
 use crate::smb::keys::{self, Keys};
 use crate::smb::open::locked;
 use crate::smb::request::{Failure, Outcome, Reply};
@@ -117,7 +117,7 @@ pub fn handle(arrival: &Arrival<'_>, message: &mut [u8]) -> (Option<Arc<Channel>
     match leg(arrival, login, message) {
         Ok(Leg::More(login, reply)) => {
             let mut logins = locked(&arrival.connection.logins);
-            if logins.len() >= SESSIONS_MAX {
+            if logins.len() >= arrival.connection.sessions_max {
                 return (signer, Err(Status::INSUFFICIENT_RESOURCES.into()));
             }
             logins.insert(id, login);
