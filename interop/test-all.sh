@@ -29,6 +29,7 @@ step() {
 }
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --all-features -- -D warnings
+step 'fuzz targets' cargo check --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
 step tests cargo test --workspace --all-features --quiet
 step build cargo build --release --bins --examples
 for script in interop/check_*.py; do

@@ -190,18 +190,14 @@ impl Users {
         if mode & 0o077 != 0 {
             return Err(UsersError::Exposed { path: self.path.clone(), mode });
         }
-        let mut text = Zeroizing::new(String::new());
-        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(|e| self.error(e))?;
         let syntax = |message: String| UsersError::Syntax { path: self.path.clone(), message };
-        let contents: Contents = toml::from_str(&text).map_err(|e| syntax(e.to_string()))?;
-        let mut accounts = Accounts::new();
-        for account in contents.users {
-            let hash = parse_hash(&account.nt_hash).ok_or_else(|| {
-                syntax(format!("nt-hash of '{}' is not 32 hexadecimal digits", account.name))
-            })?;
-            accounts.insert(account.name.to_lowercase(), (account.name, Zeroizing::new(hash)));
+        let mut text = Zeroizing::new(String::new());
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| self.error(e))?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            // What lies behind would be lost at the next change.
+            return Err(syntax(format!("it is longer than {FILE_BYTES_MAX} bytes")));
         }
-        Ok(accounts)
+        parse(&text).map_err(syntax)
     }
 
     /// Changes the file under a lock, so that two commands at once lose nothing; whole or not at all.
@@ -226,6 +222,26 @@ impl Users {
         let directory = self.path.parent().unwrap_or(Path::new("."));
         File::open(directory).and_then(|d| d.sync_all()).map_err(failed)
     }
+}
+
+/// The accounts in the text of an accounts file. What is wrong is told without the text: it holds hashes, and errors are logged.
+fn parse(text: &str) -> Result<Accounts, String> {
+    let contents: Contents = toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+    })?;
+    let mut accounts = Accounts::new();
+    for account in contents.users {
+        let hash = parse_hash(&account.nt_hash)
+            .ok_or_else(|| format!("nt-hash of '{}' is not 32 hexadecimal digits", account.name))?;
+        accounts.insert(account.name.to_lowercase(), (account.name, Zeroizing::new(hash)));
+    }
+    Ok(accounts)
+}
+
+/// How many accounts the text of an accounts file has, or what is wrong with it.
+pub fn check(text: &str) -> Result<usize, String> {
+    parse(text).map(|accounts| accounts.len())
 }
 
 fn check_name(name: &str) -> Result<(), UsersError> {
@@ -313,5 +329,14 @@ mod tests {
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
         file.write_all(b"[[user]]\nname = \"a\"\nnt-hash = \"xyz\"\n").unwrap();
         assert!(matches!(users.nt_hash("a"), Err(UsersError::Syntax { .. })));
+        let hash = "4f9490c7e9e138ac84fbc047710632d7";
+        let error = check(&format!("\n[[user]]\nname = \"a\"\nnt-hash = \"{hash}\n")).unwrap_err();
+        assert!(error.starts_with("line 4: ") && !error.contains(hash), "{error}");
+        // Comments up to the limit, and an account behind it: reading a part would lose that one at the next change.
+        let text = format!("{}\n[[user]]\nname = \"b\"\nnt-hash = \"{hash}\"\n", "#".repeat(1 << 20));
+        file.set_len(0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0).unwrap();
+        assert!(users.add("c", "long enough").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 }

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs every fuzz target, one after the other, for SECONDS each (default 60) from the seeds in the tree:
+#   fuzz/run-all.sh [SECONDS [TARGET…]]
+# Needs a nightly toolchain and cargo-fuzz. What is found lies in fuzz/artifacts; exit status: how many targets found something.
+set -u
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+shift || true
+if [ $# = 0 ]; then mapfile -t targets < <(cargo +nightly fuzz list); else targets=("$@"); fi
+found=0
+for target in "${targets[@]}"; do
+  mkdir -p "fuzz/corpus/$target"
+  log=$(mktemp)
+  # Memory and time are bounded: what takes more for one input is a finding.
+  if nice cargo +nightly fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
+    "-max_total_time=$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 >"$log" 2>&1; then
+    word=clean
+  else
+    word=FOUND found=$((found + 1))
+    grep -aE 'panicked|ERROR|SUMMARY|Test unit written' "$log" | head -8
+  fi
+  printf '%-12s %-6s %s executions\n' "$target" "$word" "$(grep -a number_of_executed_units "$log" | grep -oE '[0-9]+$')"
+  rm -f "$log"
+done
+exit "$found"
