@@ -2,8 +2,9 @@
 
     python3 benches/side_by_side.py [--mib 4096] [--runs 5] [--where /dev/shm]
 
-Rows: put and get on a directory share, plain, signed and encrypted, of random data and of zeros; puts of both on the import
-share. For each: MB/s of both servers and their ratio, CPU seconds of each server and of its client, peak memory of each server.
+Rows: put (into a new file and over an existing one) and get on a directory share, plain, signed and encrypted, of random data
+and of zeros; puts of both on the import share. For each: MB/s of both servers and their ratio, CPU seconds of each server and of
+its client. Then eight clients that put at once, and the peak memory of each server. Needs three times the size free at --where.
 """
 import argparse
 import os
@@ -17,6 +18,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
 import lab  # noqa: E402
 
+EIGHT = 8
 TICKS = os.sysconf("SC_CLK_TCK")
 MODES = {"plain": ["--client-protection=off"], "signed": ["--client-protection=sign"],
          "encrypted": ["--client-protection=encrypt"]}
@@ -82,6 +84,19 @@ def peak_mib(pid):
     return max(peaks)
 
 
+def resident_mib(pid):
+    """Resident memory of a server and its children together now, pages shared among them counted once each (PSS)."""
+    total = 0
+    for one in family(pid):
+        try:
+            for line in pathlib.Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) / 1024
+        except OSError:
+            pass
+    return total
+
+
 class Run:
     """One client command against one server."""
 
@@ -110,6 +125,30 @@ def row(name, ours, theirs):
     print(f"| {name} | {median([r.rate for r in ours]):.0f} | {median([r.rate for r in theirs]):.0f} | {fast:.2f} "
           f"| {median([r.server for r in ours]):.2f} | {median([r.server for r in theirs]):.2f} | {used:.2f} "
           f"| {median([r.client for r in ours]):.2f} | {median([r.client for r in theirs]):.2f} |", flush=True)
+
+
+def at_once(ours, theirs, work, size):
+    """Eight clients put a file each, at once: the time until all have ended."""
+    with open(work / "eighth", "wb") as f:
+        f.write(os.urandom(size))
+    rates = []
+    for server in (ours, theirs):
+        begun, used = time.monotonic(), cpu(server.process.pid)
+        clients = [subprocess.Popen(["smbclient", "//127.0.0.1/dir", "-p", str(server.port), "-U", f"{lab.USER}%{lab.PASSWORD}",
+                                     "-c", f"put eighth x{n}"], cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+                   for n in range(EIGHT)]
+        peak = 0
+        while any(client.poll() is None for client in clients):
+            peak = max(peak, resident_mib(server.process.pid))
+            time.sleep(0.02)
+        if any(client.returncode for client in clients):
+            sys.exit("a put failed")
+        rates.append((EIGHT * size / 1e6 / (time.monotonic() - begun), cpu(server.process.pid) - used, peak))
+        for path in server.dir.iterdir():
+            path.unlink()
+    (rate, used, peak), (rate_b, used_b, peak_b) = rates
+    print(f"\neight clients at once: {rate:.0f} MB/s, Samba {rate_b:.0f}, ratio {rate / rate_b:.2f}; CPU {used:.2f} s, Samba {used_b:.2f}; "
+          f"memory of all processes at most {peak:.0f} MiB, Samba {peak_b:.0f} MiB")
 
 
 def main():
@@ -154,8 +193,7 @@ def main():
     for mode, options in MODES.items():
         for kind in ("random", "zeros"):
             pair(f"put {kind}, new file, {mode}", f"put {kind} x", options, clean=clean)
-        for server in (ours, theirs):
-            subprocess.run(["cp", "--sparse=never", work / "random", server.dir / "x"], check=True)
+        pair(f"put random, over a file, {mode}", "put random x", options)
         pair(f"get random, {mode}", "get x /dev/null", options)
         clean()
 
@@ -182,6 +220,8 @@ def main():
                 path.unlink()
 
         pair(f"put {kind}, import share, plain", Import(kind), MODES["plain"], "import", prepare, clean_import)
+    clean()
+    at_once(ours, theirs, work, size // EIGHT)
     print(f"\npeak memory: importfs {peak_mib(ours.process.pid):.0f} MiB, Samba's largest process {peak_mib(theirs.process.pid):.0f} MiB")
 
 
