@@ -211,39 +211,50 @@ impl Client {
         Draft { header, message }
     }
 
-    /// Joins drafts into one frame, protected as [`Client::protection`] says.
+    /// Joins drafts into one frame, protected as [`Client::protection`] says. Each payload is copied once.
     pub fn frame(&mut self, drafts: &[Draft]) -> Vec<u8> {
-        let mut frame = Vec::new();
+        let room = if self.protection == Protection::Sealed { TRANSFORM_LEN } else { 0 };
+        let length = drafts.iter().map(|draft| draft.message.len().next_multiple_of(8)).sum::<usize>();
+        let mut frame = Vec::with_capacity(room + length);
+        frame.resize(room, 0);
+        let mut head = Vec::with_capacity(HEADER_LEN);
         for (index, draft) in drafts.iter().enumerate() {
-            let last = index + 1 == drafts.len();
-            let mut message = draft.message.clone();
+            let start = frame.len();
+            frame.extend_from_slice(&draft.message);
             let mut header = draft.header;
-            if !last {
-                message.resize(message.len().next_multiple_of(8), 0);
-                header.next_command = message.len() as u32;
+            if index + 1 < drafts.len() {
+                frame.resize(start + draft.message.len().next_multiple_of(8), 0);
+                header.next_command = (frame.len() - start) as u32;
             }
-            let mut head = Vec::with_capacity(HEADER_LEN);
+            head.clear();
             header.encode(&mut head);
-            message[..HEADER_LEN].copy_from_slice(&head);
+            frame[start..start + HEADER_LEN].copy_from_slice(&head);
             if let (Protection::Signed, Some(keys)) = (self.protection, &self.keys) {
-                keys.signing.sign(&mut message, Sender::Client);
+                keys.signing.sign(&mut frame[start..], Sender::Client);
             }
-            frame.extend(message);
         }
-        if self.protection == Protection::Sealed { self.seal(&frame, self.session_id) } else { frame }
+        if room > 0 {
+            self.seal_in_place(&mut frame, self.session_id);
+        }
+        frame
+    }
+
+    /// Encrypts what stands behind room for the transform header.
+    fn seal_in_place(&mut self, frame: &mut [u8], session_id: u64) {
+        if let Some(keys) = &mut self.keys
+            && let Some((key, _)) = &keys.sealing
+        {
+            keys.sealed += 1;
+            // Only a frame shorter than its header can fail.
+            let _ = key.seal(frame, session_id, keys.sealed);
+        }
     }
 
     /// Encrypts a frame with this session's key, in the name of any session.
     pub fn seal(&mut self, plain: &[u8], session_id: u64) -> Vec<u8> {
         let mut sealed = vec![0; TRANSFORM_LEN];
         sealed.extend_from_slice(plain);
-        if let Some(keys) = &mut self.keys
-            && let Some((key, _)) = &keys.sealing
-        {
-            keys.sealed += 1;
-            // Only a frame shorter than its header can fail.
-            let _ = key.seal(&mut sealed, session_id, keys.sealed);
-        }
+        self.seal_in_place(&mut sealed, session_id);
         sealed
     }
 
