@@ -5,10 +5,10 @@
 mod desk;
 
 use desk::{Client, Desk, Message, Open};
+use smb_proto::msg::FileId;
 use smb_proto::msg::create::context::{self, LEASE_HANDLE, LEASE_READ, LEASE_WRITE, Lease, LeaseV2, Writer};
 use smb_proto::msg::create::{self, oplock};
 use smb_proto::msg::oplock_break::{self as wire, LeaseNotification};
-use smb_proto::msg::{FileId, write};
 use smb_proto::{Command, Status};
 
 const RH: u32 = LEASE_READ | LEASE_HANDLE;
@@ -44,20 +44,6 @@ fn acknowledge(client: &mut Client, file_id: FileId, level: u8) -> Status {
 fn acknowledge_lease(client: &mut Client, key: u8, state: u32) -> Status {
     let request = wire::Request::Lease(wire::Lease { flags: 0, key: [key; 16], state });
     client.request(Command::OPLOCK_BREAK, |out| request.encode(out)).status()
-}
-
-fn write_to(client: &mut Client, file_id: FileId) -> Status {
-    let request = write::Request {
-        offset: 0,
-        file_id,
-        channel: 0,
-        remaining_bytes: 0,
-        channel_info: &[],
-        flags: 0,
-        data_offset: 0,
-        data: b"data",
-    };
-    client.request(Command::WRITE, |out| request.encode(out)).status()
 }
 
 fn only(mut sent: Vec<Message>) -> Message {
@@ -156,10 +142,10 @@ fn a_write_tells_the_readers_and_does_not_wait() {
     let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
     lease(&mut first, "f", 1, LEASE_READ);
     let writer = second.open(&Open::file("f"));
-    assert_eq!(write_to(&mut second, writer.file_id()), Status::SUCCESS);
+    assert_eq!(second.write(writer.file_id(), 0, b"data"), Status::SUCCESS);
     let told = LeaseNotification::decode(&only(first.poll()).0).unwrap();
     assert_eq!((told.current_state, told.new_state, told.flags), (LEASE_READ, 0, 0));
-    assert_eq!(write_to(&mut second, writer.file_id()), Status::SUCCESS);
+    assert_eq!(second.write(writer.file_id(), 0, b"data"), Status::SUCCESS);
     assert!(first.poll().is_empty());
 }
 

@@ -108,6 +108,10 @@ impl File for PipeFile {
         false
     }
 
+    fn changes_by_itself(&self) -> bool {
+        true
+    }
+
     /// `size` is what is left of a message that was read in part: BUFFER_OVERFLOW tells the client to come back for it.
     fn metadata(&self) -> Result<Metadata, Status> {
         Ok(Metadata {

@@ -39,7 +39,7 @@ pub(super) fn data(status: Status, mut payload: Buffer) -> (Status, Buffer) {
 
 /// Joins the answers of a frame, signs each or seals the whole, and puts the length in front.
 pub(super) fn finish(server: &Server, job: &Job, mut answers: Vec<Answer>, output: &mut Output) {
-    if answers.is_empty() {
+    if answers.is_empty() || job.mute {
         return;
     }
     let sealer = job.sealed_by.as_ref();

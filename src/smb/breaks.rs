@@ -61,6 +61,9 @@ impl Server {
     /// An oplock's goes to its open's connection; a lease's to the first connection of its client that there is (3.3.4.7), but
     /// sealed by a session only to where that session is.
     fn send_break(&self, notification: &Break, open: &Open) -> bool {
+        if open.session_id() == 0 {
+            return false; // its client is away
+        }
         let Some(frame) = self.frame(notification, open) else { return false };
         let sealed = self.session(open.session_id()).is_some_and(|session| session.encrypt);
         let mut connections = match notification.holder {

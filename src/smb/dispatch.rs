@@ -90,11 +90,11 @@ pub fn run(
                 }
                 outcome => answers.push(stage.answer(&mut job, outcome)),
             }
-            job.async_id = None;
+            (job.async_id, job.reservation) = (None, None);
         }
         job.at = end;
-        if !more {
-            break;
+        if !more || job.mute {
+            break; // what follows in a lost connection's compound has no place among another's MessageIds
         }
     }
     if !output.disconnect {
@@ -213,6 +213,29 @@ pub fn unpark(server: &Server, connection: &Connection, signal: Signal) -> Optio
     Some(job)
 }
 
+/// Takes out what waits on a lost connection. A CREATE that its client may send again on another channel goes on (its create GUID
+/// is reserved, and every replay would be told to come later); all else is forgotten.
+pub fn abandon(server: &Server, connection: &Connection) -> Vec<(u64, Job)> {
+    let parked = std::mem::take(&mut *lock(&connection.parked));
+    let forget = |(id, job): &mut (u64, Job)| {
+        if let Some(key) = job.key.take() {
+            server.forget(&key, *id);
+        }
+    };
+    let mut jobs: Vec<_> = parked.into_iter().collect();
+    jobs.iter_mut().for_each(forget);
+    jobs.retain(|(_, job)| job.reservation.is_some());
+    jobs
+}
+
+/// Has a request of a lost connection wait on another one of its session; what it comes to is kept, its answer is not sent.
+pub fn adopt(heir: &Connection, id: u64, mut job: Job) {
+    (job.mute, job.armed, job.timed) = (true, true, false);
+    job.message_id = u64::MAX; // no CANCEL of the other connection means it
+    lock(&heir.parked).insert(id, job);
+    heir.signal(Signal::Wake(id));
+}
+
 /// The interim response of a parked request is queued: it may run again, and does so at once for what came meanwhile.
 pub fn arm(connection: &Connection, id: u64) {
     let missed = lock(&connection.parked).get_mut(&id).and_then(|job| {
@@ -309,6 +332,8 @@ impl Stage<'_> {
                     header: &self.header,
                     message,
                     related: &mut job.related,
+                    reservation: &mut job.reservation,
+                    outstanding: None,
                     async_id: job.async_id,
                     timed_out: matches!(signal, Some(Signal::Expire(_))),
                 })

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use smb_proto::Status;
 use smb_proto::fscc::access;
+use smb_proto::msg::create::context::{LEASE_HANDLE, LEASE_WRITE};
 
 use super::lock::LockList;
 use super::open::locked;
@@ -118,9 +119,15 @@ impl FileEntry {
         guard.state.oplocks.evict(asker, now)
     }
 
-    /// What an open may cache now.
-    pub fn cached_by(&self, asker: Asker) -> u32 {
-        self.lock().state.oplocks.state_of(asker)
+    /// Whether an open's cache guards the file while its client is away (MS-SMB2 3.3.7.1): a batch oplock or handle lease,
+    /// unbroken, and for locks one that no other reader stands beside.
+    pub fn is_guarded_by(&self, asker: Asker) -> bool {
+        let guard = self.lock();
+        let (held, locks) = (guard.state.oplocks.granted_to(asker), &guard.state.locks);
+        held.state & LEASE_HANDLE != 0
+            && !held.breaking
+            && !guard.state.delete_pending
+            && (held.state & LEASE_WRITE != 0 || !locks.any_of(asker.open))
     }
 
     /// Works on the oplocks.
@@ -205,6 +212,11 @@ impl Guard<'_> {
             state.uses.retain(|held| held.asker.open != id);
         }
         (state.delete_pending && last, lease)
+    }
+
+    /// An open gives up what it caches: gives the lease key that is free again.
+    pub(super) fn uncache(&mut self, id: u64) -> Option<LeaseKey> {
+        self.state.oplocks.release(id).1
     }
 
     /// Takes an open's share mode out; whether no open is left.

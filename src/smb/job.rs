@@ -10,6 +10,7 @@ use smb_proto::{Command, DecodeError, Flags, Header, Status};
 use super::buffer::Buffer;
 use super::charge;
 use super::connection::{Connection, Signal};
+use super::durable::Reservation;
 use super::limits::{Reserved, UNCOUNTED_MAX};
 use super::request::{Related, WakeKey};
 use super::session::Channel;
@@ -25,6 +26,10 @@ pub struct Job {
     pub(super) async_id: Option<u64>,
     pub(super) message_id: u64,
     pub(super) key: Option<WakeKey>,
+    /// The create GUID that a parked CREATE works on.
+    pub(super) reservation: Option<Reservation>,
+    /// Its connection is gone: nobody hears its answer.
+    pub(super) mute: bool,
     /// A timer runs for it, which ends its wait.
     pub(super) timed: bool,
     /// Its interim response is on its way, and it may run again.
@@ -65,6 +70,8 @@ impl Job {
             async_id: None,
             message_id: 0,
             key: None,
+            reservation: None,
+            mute: false,
             timed: false,
             armed: false,
             missed: None,
@@ -96,6 +103,11 @@ impl Job {
             self.frame.advance(TRANSFORM_LEN);
         }
         Ok(())
+    }
+
+    /// The session of a parked request.
+    pub(super) fn session_id(&self) -> Option<u64> {
+        self.session.as_ref().map(|session| session.id)
     }
 
     /// Length of the frame in bytes.

@@ -144,6 +144,11 @@ impl LockList {
         Ok(())
     }
 
+    /// Whether `owner` holds any.
+    pub fn any_of(&self, owner: u64) -> bool {
+        self.locks.iter().any(|lock| lock.owner == owner)
+    }
+
     /// Releases everything that `owner` holds; whether there was anything.
     pub fn release(&mut self, owner: u64) -> bool {
         let before = self.locks.len();

@@ -4,22 +4,26 @@
 //! another; without locks and caches on a file they take no mutex of it at all. Lock order: a shard of files, then a file's
 //! state, then the leases.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Instant;
 
 use smb_proto::Status;
 use smb_proto::msg::FileId;
 use smb_proto::msg::create::oplock;
 
+use super::channel_sequence::ChannelSequence;
 use super::connection::Connection;
+use super::durable::{AWAY_MAX, Guids, Life, Owner};
 use super::file_entry::FileEntry;
 use super::gate::{Gate, Intent};
 use super::lock::Sequences;
 use super::oplock::{Asker, Granted, LeaseKey, Wanted};
 use super::pattern::Pattern;
-use super::share::{DirEntry, File, FileKey, Listing, SharePath};
+use super::server::ShareEntry;
+use super::share::{CreateAction, DirEntry, File, FileKey, Listing, SharePath};
 use super::share_mode::ShareMode;
 
 /// Opens of one session: what Windows' own clients stay far below, and the most that `smb2.maxfid` asks for.
@@ -59,6 +63,18 @@ pub struct Open {
     home: Home,
     /// Its lease.
     pub lease: Option<LeaseKey>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The share that it is on.
+    pub share: Arc<ShareEntry>,
+    /// What the CREATE did.
+    pub action: CreateAction,
+    /// How long it outlives its connection.
+    pub life: Mutex<Life>,
+    /// No request has named it yet: the CREATE's answer may have been lost, and the CREATE may come again.
+    pub fresh: AtomicBool,
+    /// Its channel sequence and requests under way.
+    pub sequence: Arc<ChannelSequence>,
     /// GrantedAccess.
     pub granted: u32,
     /// CreateOptions.
@@ -132,6 +148,10 @@ pub struct OpenTable {
     per_session: Mutex<HashMap<u64, usize>>,
     count: AtomicUsize,
     leases: Mutex<HashMap<LeaseKey, Arc<FileEntry>>>,
+    /// Opens whose clients are away.
+    away: Mutex<HashSet<u64>>,
+    /// CREATEs of version 2.
+    pub guids: Arc<Guids>,
     next: AtomicU64,
     hasher: RandomState,
 }
@@ -144,6 +164,8 @@ impl Default for OpenTable {
             per_session: Mutex::default(),
             count: AtomicUsize::new(0),
             leases: Mutex::default(),
+            away: Mutex::default(),
+            guids: Arc::default(),
             next: AtomicU64::new(1),
             hasher: RandomState::new(),
         }
@@ -158,8 +180,12 @@ pub struct NewOpen {
     pub connection: Weak<Connection>,
     /// The oplock or lease that is asked for.
     pub wanted: Wanted,
-    /// The file was emptied or replaced.
-    pub overwritten: bool,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The share.
+    pub share: Arc<ShareEntry>,
+    /// What the CREATE did.
+    pub action: CreateAction,
     /// GrantedAccess.
     pub granted: u32,
     /// CreateOptions.
@@ -239,6 +265,7 @@ impl OpenTable {
         // What changes without clients, and directories, nobody may cache.
         let cacheable = !new.file.is_directory() && !new.file.changes_by_itself();
         let asker = Asker { open: gate.id, lease: gate.intent.lease.filter(|_| cacheable) };
+        let overwritten = matches!(new.action, CreateAction::Overwritten | CreateAction::Superseded);
         let wanted = if cacheable { new.wanted } else { Wanted::Oplock(oplock::NONE) };
         let granted = {
             let mut guard = entry.lock();
@@ -250,7 +277,7 @@ impl OpenTable {
                 }
                 leases.insert(lease, Arc::clone(&entry));
             }
-            guard.grant(asker, wanted, new.overwritten)
+            guard.grant(asker, wanted, overwritten)
         };
         let open = Arc::new(Open {
             id: FileId { persistent: gate.id, volatile: gate.id },
@@ -260,6 +287,12 @@ impl OpenTable {
                 connection: Mutex::new(new.connection),
             },
             lease: asker.lease,
+            owner: new.owner,
+            share: new.share,
+            action: new.action,
+            life: Mutex::default(),
+            fresh: AtomicBool::new(true),
+            sequence: Arc::default(),
             granted: new.granted,
             options: new.options,
             file: new.file,
@@ -288,6 +321,8 @@ impl OpenTable {
         }
         let id = open.id.volatile;
         self.open_shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        locked(&self.away).remove(&id);
+        self.guids.remove(&open.owner, id);
         locked(&open.enumeration).listing = None;
         let delete = {
             let mut guard = open.entry.lock();
@@ -309,6 +344,75 @@ impl OpenTable {
         let mut files = self.file_shard(&entry.key);
         if entry.lock().leave(id) {
             files.remove(&entry.key);
+        }
+    }
+
+    /// An open loses its session: whether it waits for its client. Otherwise it is to be closed.
+    pub fn leave(&self, open: &Arc<Open>) -> bool {
+        let guarded = open.entry.is_guarded_by(open.asker());
+        let mut life = locked(&open.life);
+        let Some(wait) = life.keeps(guarded).filter(|_| !open.is_closed()) else {
+            return false;
+        };
+        {
+            let mut away = locked(&self.away);
+            if away.len() >= AWAY_MAX {
+                return false;
+            }
+            away.insert(open.id.volatile);
+        }
+        life.away = Some(Instant::now() + wait);
+        if !guarded {
+            // A resilient one: what is broken meanwhile, nobody would hear of.
+            let free = open.entry.lock().uncache(open.id.volatile);
+            if let Some(lease) = free {
+                locked(&self.leases).remove(&lease);
+            }
+        }
+        self.move_to(open, 0, 0, Weak::new());
+        true
+    }
+
+    /// Gives an open that waits for its client to a new session.
+    pub fn take_back(
+        &self,
+        open: &Arc<Open>,
+        session_id: u64,
+        tree_id: u32,
+        connection: Weak<Connection>,
+    ) -> Result<(), Status> {
+        let mut life = locked(&open.life);
+        if life.away.is_none() || open.is_closed() {
+            return Err(Status::OBJECT_NAME_NOT_FOUND);
+        }
+        if locked(&self.per_session).get(&session_id).is_some_and(|own| *own >= OPENS_PER_SESSION_MAX) {
+            return Err(Status::TOO_MANY_OPENED_FILES);
+        }
+        life.away = None;
+        locked(&self.away).remove(&open.id.volatile);
+        self.move_to(open, session_id, tree_id, connection);
+        Ok(())
+    }
+
+    /// The opens whose clients did not come back in time; nobody can have them back any more, and they are to be closed.
+    pub fn overdue(&self, now: Instant) -> Vec<Arc<Open>> {
+        let ids: Vec<_> = locked(&self.away).iter().copied().collect();
+        let opens = ids.into_iter().filter_map(|id| self.by_id(id));
+        opens.filter(|open| locked(&open.life).away.take_if(|until| *until <= now).is_some()).collect()
+    }
+
+    /// Counts an open to another session.
+    fn move_to(&self, open: &Open, session_id: u64, tree_id: u32, connection: Weak<Connection>) {
+        *locked(&open.home.connection) = connection;
+        open.home.tree_id.store(tree_id, Ordering::Release);
+        let before = open.home.session_id.swap(session_id, Ordering::AcqRel);
+        let mut per_session = locked(&self.per_session);
+        *per_session.entry(session_id).or_default() += 1;
+        if let Some(own) = per_session.get_mut(&before) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                per_session.remove(&before);
+            }
         }
     }
 

@@ -207,6 +207,17 @@ impl Oplocks {
         self.holds.iter().find(|hold| hold.is_of(asker)).map_or(0, |hold| hold.state)
     }
 
+    /// What an open holds, as it is told when the open is had back.
+    pub fn granted_to(&self, asker: Asker) -> Granted {
+        let hold = self.holds.iter().find(|hold| hold.is_of(asker));
+        let nothing = Granted { state: 0, epoch: None, breaking: false };
+        hold.map_or(nothing, |hold| Granted {
+            state: hold.state,
+            epoch: hold.epoch,
+            breaking: hold.breaking.is_some(),
+        })
+    }
+
     /// An open is about to be made (MS-FSA 2.1.5.1.2.2): breaks writers' caches, or handles' where a share mode stands against
     /// it, or all caches of what it overwrites.
     pub fn open(&mut self, asker: Asker, opening: Opening, now: Instant) -> Verdict {

@@ -11,7 +11,9 @@ use smb_proto::msg::negotiate::DIALECT_210;
 use smb_proto::{DecodeError, Header, Status};
 
 use super::buffer::Buffer;
+use super::channel_sequence::Outstanding;
 use super::connection::Connection;
+use super::durable::Reservation;
 use super::server::Server;
 use super::session::Session;
 use super::share::{FileKey, Refusal};
@@ -33,6 +35,10 @@ pub struct Request<'a> {
     pub message: &'a [u8],
     /// What earlier requests of the compound left behind.
     pub related: &'a mut Related,
+    /// The create GUID that it works on, kept while it waits.
+    pub reservation: &'a mut Option<Reservation>,
+    /// Counts it among the requests under way on the file that it named.
+    pub outstanding: Option<Outstanding>,
     /// The AsyncId, once the request has been parked: the handler runs again with the same message.
     pub async_id: Option<u64>,
     /// The deadline of its last [`Failure::Park`] has passed.

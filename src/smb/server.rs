@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use smb_proto::Status;
 use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
@@ -11,6 +12,7 @@ use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 use super::breaks::Leasers;
 use super::buffer::Pool;
 use super::connection::Connection;
+use super::dispatch;
 use super::limits::{Budget, Door, Limits};
 use super::open::OpenTable;
 use super::request::WakeKey;
@@ -199,6 +201,12 @@ impl Server {
                 self.remove_session(channel.id);
             }
         }
+        for (id, job) in dispatch::abandon(self, connection) {
+            let heir = job.session_id().and_then(|id| self.session(id)?.connections().into_iter().next());
+            if let Some(heir) = heir {
+                dispatch::adopt(&heir, id, job);
+            }
+        }
     }
 
     /// Takes a session out and ends it on all its channels.
@@ -209,9 +217,22 @@ impl Server {
         Some(session)
     }
 
-    /// Closes what a session, or one of its trees, has left open, and wakes who waited for those files.
+    /// Closes what a session, or one of its trees, has left open, and wakes who waited for those files. What is durable waits
+    /// for its client to come back, unless only its tree has ended (MS-SMB2 3.3.5.6, 3.3.5.8, 3.3.7.1).
     pub fn close_opens(&self, session_id: u64, tree_id: Option<u32>) {
         for open in self.opens.of(session_id, tree_id) {
+            if tree_id.is_none() && self.opens.leave(&open) {
+                self.wake(&WakeKey::File(open.entry.key.clone()));
+            } else {
+                self.close_open(&open);
+            }
+        }
+    }
+
+    /// Closes the opens whose clients did not come back in time.
+    pub fn scavenge(&self, now: Instant) {
+        for open in self.opens.overdue(now) {
+            tracing::info!(file = ?open.file.path().components, user = %open.owner.user, "a durable open's client did not come back");
             self.close_open(&open);
         }
     }

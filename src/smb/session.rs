@@ -120,6 +120,11 @@ impl Session {
         Ok(channel)
     }
 
+    /// The connections of its channels.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        self.channels().iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// A connection is lost; `true` where it was the last channel, so that the session has to end.
     pub fn remove_channel(&self, connection: &Connection) -> bool {
         let mut channels = self.channels();

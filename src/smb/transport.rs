@@ -21,6 +21,7 @@ use super::dispatch::{self, Output};
 use super::job::{Job, Pace};
 use super::limits::Allowance;
 use super::outbox::Outbox;
+use super::scavenger;
 use super::server::{PAYLOAD_BYTES_MAX, Server};
 
 /// The longest frame: the largest payload, its headers and a compound's other parts.
@@ -46,6 +47,7 @@ fn now() -> u64 {
 /// Serves until `shutdown` becomes true.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: watch::Receiver<bool>) {
     let mut refusals = Seldom::default();
+    tokio::spawn(scavenger::run(Arc::clone(&server), shutdown.clone()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -302,10 +304,13 @@ impl Tasks {
             self.stop.notify_one();
         }
         if let Some((id, after)) = expiry {
-            let tasks = Arc::clone(self);
+            // Weak: a timer must not keep a lost connection and all that waits on it.
+            let connection = Arc::downgrade(&self.connection);
             self.runtime.spawn(async move {
                 tokio::time::sleep(after).await;
-                tasks.connection.signal(Signal::Expire(id));
+                if let Some(connection) = connection.upgrade() {
+                    connection.signal(Signal::Expire(id));
+                }
             });
         }
     }

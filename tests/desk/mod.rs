@@ -11,12 +11,12 @@ use importfs::smb::job::Job;
 use importfs::smb::keys::Keys;
 use importfs::smb::server::{Encryption, Server, Settings, ShareEntry, ShareKind, Users};
 use importfs::smb::session::{NewSession, Session};
-use importfs::smb::share::Caller;
+use importfs::smb::share::{Caller, Share};
 use smb_proto::codec::Put;
 use smb_proto::header::{HEADER_LEN, Header};
 use smb_proto::msg::create::{self, context::Contexts, disposition, share_access};
 use smb_proto::msg::ioctl::validate_negotiate;
-use smb_proto::msg::{FileId, close, negotiate};
+use smb_proto::msg::{FileId, close, negotiate, write};
 use smb_proto::utf16::{self, Utf16};
 use smb_proto::{Command, Flags, Status};
 use tokio::sync::mpsc;
@@ -41,6 +41,11 @@ impl Desk {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let share = Arc::new(DirectoryShare::open(directory.path(), "dir").unwrap());
+        Self::over(directory, share)
+    }
+
+    /// A server whose `dir` is that share, kept in `directory`.
+    pub fn over(directory: tempfile::TempDir, share: Arc<dyn Share>) -> Self {
         let entry = ShareEntry {
             name: "dir".into(),
             comment: String::new(),
@@ -198,9 +203,11 @@ impl Client {
                 message.pad_to(0, 8);
             }
             let related = if part.related { Flags::RELATED_OPERATIONS } else { Flags::default() };
+            // A credit for each 64 KiB, headers aside (MS-SMB2 3.2.4.1.5).
+            let charge = (message.len() / 65_536 + 1) as u16;
             let mut head = Vec::new();
             Header {
-                credit_charge: 1,
+                credit_charge: charge,
                 status: Status::SUCCESS,
                 command: part.command,
                 credits: 64,
@@ -213,7 +220,7 @@ impl Client {
                 signature: [0; 16],
             }
             .encode(&mut head);
-            self.next += 1;
+            self.next += u64::from(charge);
             message[..HEADER_LEN].copy_from_slice(&head);
             frame.extend_from_slice(&message);
         }
@@ -221,6 +228,15 @@ impl Client {
         let frame = importfs::smb::buffer::Buffer::from_vec(frame);
         let job = Job::new(&self.connection, frame).unwrap();
         dispatch::run(&self.server, &self.connection, job, None, NOW)
+    }
+
+    /// Sends one request again, or as if it were.
+    pub fn replay(&mut self, command: Command, encode: impl FnOnce(&mut Vec<u8>)) -> Message {
+        let mut again = part(command, false, encode);
+        again.flags = Flags::REPLAY_OPERATION;
+        let mut answers = self.compound(vec![again]);
+        assert_eq!(answers.len(), 1);
+        answers.remove(0)
     }
 
     /// Sends one request; gives its answer (an interim one where it was parked).
@@ -234,6 +250,20 @@ impl Client {
         self.request(Command::CREATE, |out| open.encode(out))
     }
 
+    pub fn write(&mut self, file_id: FileId, offset: u64, data: &[u8]) -> Status {
+        let request = write::Request {
+            offset,
+            file_id,
+            channel: 0,
+            remaining_bytes: 0,
+            channel_info: &[],
+            flags: 0,
+            data_offset: 0,
+            data,
+        };
+        self.request(Command::WRITE, |out| request.encode(out)).status()
+    }
+
     pub fn close(&mut self, file_id: FileId) -> Status {
         self.request(Command::CLOSE, |out| close::Request { flags: 0, file_id }.encode(out)).status()
     }
@@ -245,6 +275,11 @@ impl Client {
             sent.extend(self.act(signal));
         }
         sent
+    }
+
+    /// The connection is cut.
+    pub fn lose(self) {
+        self.server.connection_lost(&self.connection);
     }
 
     /// Lets the time of a parked request run out.

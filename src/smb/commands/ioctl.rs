@@ -7,8 +7,11 @@ use smb_proto::fscc::access;
 use smb_proto::fscc::fsctl::{self, code};
 use smb_proto::msg::FileId;
 use smb_proto::msg::ioctl::{self as wire, validate_negotiate};
+use smb_proto::msg::negotiate::DIALECT_210;
 
 use super::open_of;
+use crate::smb::durable::granted_resilient;
+use crate::smb::open::locked;
 use crate::smb::request::{Failure, Outcome, Reply, Request};
 use crate::smb::server::{PAYLOAD_BYTES_MAX, ShareKind};
 
@@ -40,6 +43,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         code::PIPE_TRANSCEIVE => transceive(request, &message)?,
         code::SET_SPARSE | code::SET_ZERO_DATA => (Status::SUCCESS, sparse(request, &message)?),
         code::QUERY_ALLOCATED_RANGES => allocated_ranges(request, &message)?,
+        code::LMR_REQUEST_RESILIENCY => (Status::SUCCESS, resiliency(request, &message)?),
         code::CREATE_OR_GET_OBJECT_ID => (Status::SUCCESS, object_id(request, &message)?),
         code::GET_COMPRESSION | code::SET_COMPRESSION => (Status::SUCCESS, compression(request, &message)?),
         _ => {
@@ -126,6 +130,21 @@ fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<
     open.entry.check_io(open.id.volatile, range.offset, range.length, true)?;
     request.server.changing(&open);
     open.file.zero_range(range.offset, range.offset + range.length)?;
+    Ok(Vec::new())
+}
+
+/// FSCTL_LMR_REQUEST_RESILIENCY (3.3.5.15.9): the open waits for its client whatever it caches.
+fn resiliency(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<u8>, Failure> {
+    if request.connection.dialect() < DIALECT_210 {
+        return Err(Status::INVALID_DEVICE_REQUEST.into());
+    }
+    let asked = fsctl::decode_resiliency(message.input)?;
+    let time = granted_resilient(asked)?;
+    let open = open_of(request, message.file_id)?;
+    if request.tree.entry.kind == ShareKind::Pipe || open.file.is_directory() {
+        return Err(Status::INVALID_DEVICE_REQUEST.into());
+    }
+    locked(&open.life).resilient = Some(time);
     Ok(Vec::new())
 }
 

@@ -19,10 +19,12 @@ pub mod tree_disconnect;
 pub mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use smb_proto::fscc::{attributes, info};
 use smb_proto::msg::FileId;
-use smb_proto::{Command, Status};
+use smb_proto::msg::negotiate::DIALECT_300;
+use smb_proto::{Command, Flags, Status};
 
 use super::open::Open;
 use super::request::{Outcome, Request};
@@ -51,11 +53,23 @@ pub fn handler(command: Command) -> Option<Handler> {
     })
 }
 
-/// The open that a request names, remembered for what follows in its compound (MS-SMB2 3.3.5.2.7.2).
+/// The open that a request names, remembered for what follows in its compound (MS-SMB2 3.3.5.2.7.2). The request counts among
+/// those under way on it (3.3.5.2.10).
 fn open_of(request: &mut Request<'_>, id: FileId) -> Result<Arc<Open>, Status> {
     let id = request.resolve(id)?;
     request.related.file_id = Some(id);
-    request.server.opens.get(id, request.session.id, request.tree.id)
+    let open = request.server.opens.get(id, request.session.id, request.tree.id)?;
+    if open.fresh.load(Ordering::Relaxed) && open.fresh.swap(false, Ordering::AcqRel) {
+        // Its client knows it: the same CREATE makes another open from now on (3.3.5.9.10).
+        request.server.opens.guids.remove(&open.owner, open.id.volatile);
+    }
+    if request.connection.dialect() >= DIALECT_300 && request.async_id.is_none() {
+        let header = request.header;
+        let modifies = matches!(header.command, Command::WRITE | Command::SET_INFO | Command::IOCTL);
+        let replay = header.flags.contains(Flags::REPLAY_OPERATION);
+        request.outstanding = open.sequence.begin(header.status.0 as u16, replay, modifies)?;
+    }
+    Ok(open)
 }
 
 /// Attributes as clients see them: NORMAL stands for none (MS-FSCC 2.6).

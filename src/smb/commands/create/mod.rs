@@ -1,5 +1,7 @@
 //! CREATE (MS-SMB2 3.3.5.9; MS-FSA 2.1.5.1).
 
+mod durable;
+
 use std::sync::Arc;
 
 use smb_proto::Status;
@@ -10,11 +12,12 @@ use smb_proto::msg::create::context::{
 use smb_proto::msg::create::{self as wire, disposition, oplock, options};
 use smb_proto::msg::negotiate::{DIALECT_210, DIALECT_300};
 
+use self::durable::Asked;
 use super::wire_attributes;
 use crate::smb::breaks;
 use crate::smb::gate::Intent;
 use crate::smb::name;
-use crate::smb::open::NewOpen;
+use crate::smb::open::{NewOpen, Open};
 use crate::smb::oplock::{Granted, LeaseKey, Wanted, level_of};
 use crate::smb::request::{Failure, Outcome, Reply, Request};
 use crate::smb::share::{CreateAction, Disposition, FileKey, ObjectKind, OpenRequest, Opened, Refusal};
@@ -45,6 +48,16 @@ const CONTEXT_NAME_MIN: usize = 4;
 pub fn handle(request: &mut Request<'_>) -> Outcome {
     let message = wire::Request::decode(request.message)?;
     request.tree.check()?;
+    let durability = Asked::decode(message.contexts, request.connection.dialect())?;
+    match durability {
+        Asked::Back(_) | Asked::BackV2(_) => return durable::reconnect(request, &message, durability),
+        Asked::V2(asked) => {
+            if let Some(answer) = durable::replay(request, &message, asked)? {
+                return answer;
+            }
+        }
+        Asked::V1 | Asked::No => {}
+    }
     check(&message)?;
     let open_request = open_request(&message)?;
     if open_request.desired_access & access::ALL & !request.tree.maximal_access != 0 {
@@ -87,35 +100,66 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         })?;
     }
     let Opened { file, action, granted, maximal } = opened;
+    let create_guid = match durability {
+        Asked::V2(asked) => Some(asked.create_guid),
+        _ => None,
+    };
     let new = NewOpen {
         tree_id: request.tree.id,
         connection: Arc::downgrade(request.connection),
         wanted,
-        overwritten: matches!(action, CreateAction::Overwritten | CreateAction::Superseded),
+        owner: durable::owner(request, create_guid),
+        share: Arc::clone(&request.tree.entry),
+        action,
         granted,
         options: message.options,
         delete_on_close,
         file,
     };
     let (open, cached) = request.server.opens.insert(gate, new)?;
+    if let Some(reservation) = request.reservation.take() {
+        reservation.fulfil(open.id.volatile);
+    }
+    durable::make_durable(&open, durability, cached);
+    let level = if open.lease.is_some() { oplock::LEASE } else { level_of(cached.state) };
+    let maximal = maximal & request.tree.maximal_access;
+    respond(request, &message, &Answer { open: &open, action, level, cached, lease, durable: true, maximal })
+}
+
+/// What a CREATE is answered about its open.
+struct Answer<'a> {
+    open: &'a Arc<Open>,
+    action: CreateAction,
+    level: u8,
+    cached: Granted,
+    /// The lease as it was asked for.
+    lease: Option<Lease>,
+    /// Durability is told of.
+    durable: bool,
+    /// MaximalAccess.
+    maximal: u32,
+}
+
+/// Makes the response (2.2.14).
+fn respond(request: &mut Request<'_>, message: &wire::Request<'_>, answer: &Answer<'_>) -> Outcome {
+    let Answer { open, cached, .. } = *answer;
     request.related.file_id = Some(open.id);
     // A tree that went away meanwhile, or a file without numbers: the open must not outlive this request.
     let metadata = request.tree.check().and_then(|()| open.file.metadata()).inspect_err(|_| {
-        request.server.close_open(&open);
+        request.server.close_open(open);
     })?;
     let mut contexts = context::Writer::new();
-    answer_contexts(message.contexts, &open.entry.key, maximal & request.tree.maximal_access, &mut contexts);
-    let oplock_level = match lease {
-        Some(asked) if open.lease.is_some() => {
-            contexts.push(context::RQLS, &granted_lease(&asked, cached).encode());
-            oplock::LEASE
-        }
-        _ => level_of(cached.state),
-    };
+    answer_contexts(message.contexts, &open.entry.key, answer.maximal, &mut contexts);
+    if let Some(asked) = answer.lease.filter(|_| open.lease.is_some()) {
+        contexts.push(context::RQLS, &granted_lease(&asked, cached).encode());
+    }
+    if answer.durable {
+        durable::push_granted(open, message.contexts, &mut contexts);
+    }
     let response = wire::Response {
-        oplock_level,
+        oplock_level: answer.level,
         flags: 0,
-        create_action: action as u32,
+        create_action: answer.action as u32,
         creation_time: metadata.created.0,
         last_access_time: metadata.accessed.0,
         last_write_time: metadata.written.0,

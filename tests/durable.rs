@@ -1,0 +1,299 @@
+//! Opens that outlive their connection (MS-SMB2 3.3.5.9.6 to 3.3.5.9.12, 3.3.7.1): who has them back, when they are gone, and
+//! CREATEs that are sent again.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use desk::{Client, Desk, Message, Open};
+use importfs::datastore::DirectoryDatastore;
+use importfs::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
+use importfs::share::import::ImportShare;
+use importfs::smb::durable::{DURABLE_V1, DURABLE_V2};
+use smb_proto::fscc::fsctl::code;
+use smb_proto::msg::create::context::{
+    self, DurableV2Reconnect, DurableV2Request, LEASE_HANDLE, LEASE_READ, LEASE_WRITE, Lease, Writer,
+};
+use smb_proto::msg::create::{self, oplock, options};
+use smb_proto::msg::lock::{self, Element, FLAG_EXCLUSIVE, FLAG_FAIL_IMMEDIATELY};
+use smb_proto::msg::{FileId, ioctl, tree_disconnect};
+use smb_proto::{Command, Status};
+
+const GUID: [u8; 16] = [5; 16];
+const RWH: u32 = LEASE_READ | LEASE_HANDLE | LEASE_WRITE;
+
+fn opened(message: &Message) -> create::Response<'_> {
+    assert_eq!(message.status(), Status::SUCCESS);
+    create::Response::decode(&message.0).unwrap()
+}
+
+/// Opens with a batch oplock and one context more.
+fn batch(client: &mut Client, name: &str, tag: &[u8], data: &[u8]) -> Message {
+    let mut contexts = Writer::new();
+    contexts.push(tag, data);
+    client.open(&Open { oplock: oplock::BATCH, contexts: contexts.contexts(), ..Open::file(name) })
+}
+
+fn durable(client: &mut Client, name: &str) -> FileId {
+    let answer = batch(client, name, context::DHNQ, &[0; 16]);
+    assert!(opened(&answer).contexts.find(context::DHNQ).is_some(), "granted");
+    answer.file_id()
+}
+
+fn back(client: &mut Client, id: FileId) -> Message {
+    let mut data = Vec::new();
+    id.encode(&mut data);
+    batch(client, "whatever", context::DHNC, &data)
+}
+
+fn request_v2() -> Vec<u8> {
+    DurableV2Request { timeout_ms: 0, flags: 0, create_guid: GUID }.encode()
+}
+
+fn back_v2(client: &mut Client, file_id: FileId, create_guid: [u8; 16]) -> Message {
+    let data = DurableV2Reconnect { file_id, create_guid, flags: 0 }.encode();
+    batch(client, "f", context::DH2C, &data)
+}
+
+fn lock(client: &mut Client, file_id: FileId) -> Status {
+    let flags = FLAG_EXCLUSIVE | FLAG_FAIL_IMMEDIATELY;
+    let locks = vec![Element { offset: 0, length: 10, flags }];
+    let request = lock::Request { lock_sequence: 0, file_id, locks };
+    client.request(Command::LOCK, |out| request.encode(out)).status()
+}
+
+#[test]
+fn its_owner_has_it_back_with_its_locks() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let id = durable(&mut client, "f");
+    assert_eq!(lock(&mut client, id), Status::SUCCESS);
+    client.lose();
+    let mut client = desk.client(2, "user");
+    assert_eq!(client.write(id, 0, b"x"), Status::FILE_CLOSED, "not yet");
+    let mut stranger = desk.client(3, "somebody");
+    assert_eq!(back(&mut stranger, id).status(), Status::ACCESS_DENIED);
+    let again = back(&mut client, id);
+    let response = opened(&again);
+    assert_eq!((response.file_id, response.oplock_level, response.create_action), (id, oplock::BATCH, 1));
+    assert_eq!(back(&mut client, id).status(), Status::OBJECT_NAME_NOT_FOUND, "it has a connection");
+    assert_eq!(lock(&mut client, id), Status::LOCK_NOT_GRANTED, "held as before");
+    assert_eq!(client.write(id, 0, b"x"), Status::SUCCESS);
+}
+
+#[test]
+fn without_its_cache_nothing_waits() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let mut contexts = Writer::new();
+    contexts.push(context::DHNQ, &[0; 16]);
+    let exclusive = Open { oplock: oplock::EXCLUSIVE, contexts: contexts.contexts(), ..Open::file("f") };
+    let answer = client.open(&exclusive);
+    assert!(opened(&answer).contexts.find(context::DHNQ).is_none());
+    let id = answer.file_id();
+    client.lose();
+    assert_eq!(back(&mut desk.client(1, "user"), id).status(), Status::OBJECT_NAME_NOT_FOUND);
+    assert!(desk.server.opens.is_empty());
+}
+
+#[test]
+fn its_time_runs_out() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let id = durable(&mut client, "f");
+    client.lose();
+    desk.server.scavenge(Instant::now() + (DURABLE_V1 / 16) * 15);
+    assert_eq!(desk.server.opens.len(), 1);
+    desk.server.scavenge(Instant::now() + DURABLE_V1);
+    assert!(desk.server.opens.is_empty());
+    assert_eq!(back(&mut desk.client(1, "user"), id).status(), Status::OBJECT_NAME_NOT_FOUND);
+}
+
+#[test]
+fn who_needs_the_file_does_not_wait_for_a_client_that_is_away() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let mut contexts = Writer::new();
+    contexts.push(context::DHNQ, &[0; 16]);
+    let doomed = Open {
+        oplock: oplock::BATCH,
+        share: 0,
+        options: options::DELETE_ON_CLOSE,
+        contexts: contexts.contexts(),
+        ..Open::file("f")
+    };
+    let id = client.open(&doomed).file_id();
+    client.lose();
+    let mut other = desk.client(2, "other");
+    assert_eq!(other.open(&Open::file("f")).status(), Status::PENDING);
+    let sent = other.poll();
+    assert_eq!(opened(&sent[0]).create_action, 2, "deleted with its last open, and made anew");
+    assert_eq!(back(&mut desk.client(1, "user"), id).status(), Status::OBJECT_NAME_NOT_FOUND);
+}
+
+#[test]
+fn a_tree_disconnect_ends_it_and_a_logoff_does_not() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let id = durable(&mut client, "f");
+    client.request(Command::TREE_DISCONNECT, |out| tree_disconnect::Request.encode(out));
+    let mut client = desk.client(1, "user");
+    assert_eq!(back(&mut client, id).status(), Status::OBJECT_NAME_NOT_FOUND);
+    let id = durable(&mut client, "f");
+    desk.server.remove_session(client.session.id);
+    assert_eq!(back(&mut desk.client(1, "user"), id).status(), Status::SUCCESS);
+}
+
+#[test]
+fn version_2_needs_its_guid_and_has_its_own_time() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let answer = batch(&mut client, "f", context::DH2Q, &request_v2());
+    assert_eq!(opened(&answer).contexts.find(context::DH2Q).unwrap()[..4], 60_000u32.to_le_bytes());
+    let id = answer.file_id();
+    client.lose();
+    let mut client = desk.client(1, "user");
+    assert_eq!(back_v2(&mut client, id, [6; 16]).status(), Status::OBJECT_NAME_NOT_FOUND);
+    assert_eq!(back_v2(&mut client, id, GUID).status(), Status::SUCCESS);
+    client.lose();
+    desk.server.scavenge(Instant::now() + DURABLE_V2);
+    assert!(desk.server.opens.is_empty());
+}
+
+#[test]
+fn a_create_that_is_sent_again_has_the_same_answer() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let first = batch(&mut client, "f", context::DH2Q, &request_v2());
+    assert_eq!(batch(&mut client, "f", context::DH2Q, &request_v2()).status(), Status::DUPLICATE_OBJECTID);
+    let mut contexts = Writer::new();
+    contexts.push(context::DH2Q, &request_v2());
+    let open = Open { oplock: oplock::BATCH, contexts: contexts.contexts(), ..Open::file("f") };
+    let again = client.replay(Command::CREATE, |out| open.encode(out));
+    assert_eq!(opened(&again), opened(&first));
+    assert_eq!(desk.server.opens.len(), 1);
+    // Once the client has used it, it has heard of it.
+    assert_eq!(client.write(first.file_id(), 0, b"x"), Status::SUCCESS);
+    assert_eq!(
+        client.replay(Command::CREATE, |out| open.encode(out)).status(),
+        Status::PENDING,
+        "breaks the first"
+    );
+}
+
+#[test]
+fn contexts_that_contradict_each_other_are_refused() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    for (first, second) in [
+        (context::DHNQ, context::DH2Q),
+        (context::DHNC, context::DH2C),
+        (context::DH2Q, context::DH2C),
+        (context::DHNQ, context::DH2C),
+        (context::DHNC, context::DH2Q),
+    ] {
+        let mut contexts = Writer::new();
+        contexts.push(first, &[0; 36]).push(second, &[0; 36]);
+        let answer = client.open(&Open { contexts: contexts.contexts(), ..Open::file("f") });
+        assert_eq!(answer.status(), Status::INVALID_PARAMETER, "{first:?} {second:?}");
+    }
+}
+
+#[test]
+fn a_leased_open_is_had_back_by_its_lease_and_name() {
+    let desk = Desk::new();
+    let open = |client: &mut Client, name: &str, key: u8, (tag, data): (&[u8], &[u8])| {
+        let lease = Lease { key: [key; 16], state: RWH, flags: 0, v2: None };
+        let mut contexts = Writer::new();
+        contexts.push(context::RQLS, &lease.encode()).push(tag, data);
+        client.open(&Open { oplock: oplock::LEASE, contexts: contexts.contexts(), ..Open::file(name) })
+    };
+    let mut client = desk.client(1, "user");
+    let id = open(&mut client, "f", 1, (context::DHNQ, &[0; 16])).file_id();
+    client.lose();
+    let mut data = Vec::new();
+    id.encode(&mut data);
+    let asked = (context::DHNC, &data[..]);
+    let mut client = desk.client(1, "user");
+    assert_eq!(back(&mut client, id).status(), Status::OBJECT_NAME_NOT_FOUND, "without its lease");
+    assert_eq!(open(&mut client, "f", 2, asked).status(), Status::OBJECT_NAME_NOT_FOUND);
+    assert_eq!(open(&mut client, "g", 1, asked).status(), Status::INVALID_PARAMETER);
+    let mut other = desk.client(2, "user");
+    assert_eq!(open(&mut other, "f", 1, asked).status(), Status::OBJECT_NAME_NOT_FOUND, "another client");
+    let again = open(&mut client, "F", 1, asked);
+    let lease = Lease::decode(opened(&again).contexts.find(context::RQLS).unwrap()).unwrap();
+    assert_eq!(lease.state, RWH);
+}
+
+#[test]
+fn a_resilient_open_waits_whatever_it_caches() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let id = client.open(&Open::file("f")).file_id();
+    let mut resilient = |timeout: u32| {
+        let mut input = timeout.to_le_bytes().to_vec();
+        input.extend([0; 4]);
+        let request = ioctl::Request {
+            ctl_code: code::LMR_REQUEST_RESILIENCY,
+            file_id: id,
+            max_input_response: 0,
+            max_output_response: 0,
+            flags: ioctl::FLAG_IS_FSCTL,
+            input: &input,
+        };
+        client.request(Command::IOCTL, |out| request.encode(out)).status()
+    };
+    assert_eq!(resilient(u32::MAX), Status::INVALID_PARAMETER);
+    assert_eq!(resilient(1000), Status::SUCCESS);
+    client.lose();
+    let mut client = desk.client(1, "user");
+    assert_eq!(back(&mut client, id).status(), Status::SUCCESS);
+    assert_eq!(client.write(id, 0, b"x"), Status::SUCCESS);
+    client.lose();
+    desk.server.scavenge(Instant::now() + Duration::from_secs(1));
+    assert!(desk.server.opens.is_empty());
+}
+
+const DISK_BYTES: usize = 3 << 20;
+
+fn import_desk() -> Desk {
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("ds");
+    std::fs::create_dir(&store).unwrap();
+    let store = Arc::new(DirectoryDatastore::open(&store).unwrap());
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
+    let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores };
+    let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![local]));
+    let share = ImportShare::new(Arc::new(engine.unwrap()), "import");
+    Desk::over(root, Arc::new(share))
+}
+
+#[test]
+fn a_restore_goes_on_over_lost_connections() {
+    let desk = import_desk();
+    let cfg = format!(
+        "version = \"4\"\nvmname = \"w\"\nvmuuid = \"50133967-ae5a-052c-0140-e47ce07219ee\"\nservername = \"local\"\n\
+         datacenter = \"\"\nfolder = \"\"\nhostsystem = \"\"\nresourcepool = \"\"\ndsname = \"ds1\"\ndirectory = \"w\"\n\
+         vmx-name = \"w.vmx\"\nvmdk.0.name = \"w.vmdk\"\nvmdk.0.extent-name = \"w-flat.vmdk\"\nvmdk.0.dsname = \"ds1\"\n\
+         vmdk.0.directory = \"w\"\nvmdk.0.size = {DISK_BYTES}\nvmdk.0.type = \"thin\"\n"
+    );
+    let mut client = desk.client(1, "user");
+    let directory = Open { options: options::DIRECTORY_FILE, ..Open::file("w") };
+    let made = client.open(&directory).file_id();
+    client.close(made);
+    let id = client.open(&Open::file("w\\w.cfg")).file_id();
+    assert_eq!(client.write(id, 0, cfg.as_bytes()), Status::SUCCESS);
+    assert_eq!(client.close(id), Status::SUCCESS);
+    let id = durable(&mut client, "w\\w-flat.vmdk");
+    let data: Vec<u8> = (0..DISK_BYTES).map(|at| (at % 251) as u8).collect();
+    for (number, part) in data.chunks(1 << 19).enumerate() {
+        assert_eq!(client.write(id, (number << 19) as u64, part), Status::SUCCESS);
+        client.lose();
+        client = desk.client(1, "user");
+        assert_eq!(back(&mut client, id).status(), Status::SUCCESS);
+    }
+    assert_eq!(client.close(id), Status::SUCCESS, "the extent is whole");
+    assert_eq!(std::fs::read(desk.directory.path().join("ds/w/w-flat.vmdk")).unwrap(), data);
+}
