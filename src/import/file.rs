@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -50,7 +50,9 @@ pub struct ImportFile {
     how: How,
     /// The numbers of a small file or differential; `closed` once the handle is.
     statistics: Mutex<Statistics>,
-    finished: std::sync::atomic::AtomicBool,
+    finished: AtomicBool,
+    /// A refused write or size was logged: one line a handle tells it.
+    complained: AtomicBool,
 }
 
 impl Session {
@@ -258,7 +260,8 @@ impl Session {
             target,
             how,
             statistics: Mutex::default(),
-            finished: std::sync::atomic::AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            complained: AtomicBool::new(false),
         })
     }
 }
@@ -323,6 +326,18 @@ impl ImportFile {
 
     /// Writes all of `data`.
     pub fn write_at(&self, data: &[u8], offset: u64) -> Result<(), ImportError> {
+        self.write(data, offset).map_err(|error| self.complain(error))
+    }
+
+    /// Logs the first refusal of a handle: a client that goes on writing must not fill the log.
+    fn complain(&self, error: ImportError) -> ImportError {
+        if self.complained.swap(true, Ordering::AcqRel) {
+            return error;
+        }
+        self.session.refuse(error)
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<(), ImportError> {
         let end = offset.saturating_add(data.len() as u64);
         match &self.target {
             Target::Own(_) => return Err(ImportError::OwnFile(self.display())),
@@ -372,13 +387,17 @@ impl ImportFile {
 
     /// Sets the end of file, in constant time for a growing one.
     pub fn set_len(&self, size: u64) -> Result<(), ImportError> {
+        self.set_end(size).map_err(|error| self.complain(error))
+    }
+
+    fn set_end(&self, size: u64) -> Result<(), ImportError> {
         let path = self.display();
         match &self.target {
             Target::Own(_) => Err(ImportError::OwnFile(path)),
             Target::Pancbt(_, bytes, _) => {
                 // A differential's size is known from its own end record; a client that announces it loses nothing.
                 if size == 0 && bytes.load(Ordering::Relaxed) > 0 {
-                    return Err(ImportError::Refused { path, why: MERGED.into() });
+                    return Err(ImportError::OutOfOrder { path, missing: MERGED.into() });
                 }
                 Ok(())
             }

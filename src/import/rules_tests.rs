@@ -243,7 +243,8 @@ fn a_differential_of_another_disk_changes_nothing_but_stops_the_vmx() {
         let session = begun(&engine);
         let wrong = differential(SIZE + 512, "", "1", None, 3, 9);
         assert!(matches!(put(&session, "a-flat.pancbt", &wrong), Err(ImportError::Refused { .. })));
-        assert!(text(&session, "vm.cfg.err").contains("nothing was merged"));
+        let told = text(&session, "vm.cfg.err");
+        assert!(told.contains("nothing was merged") && told.contains("it is for a disk of"), "{told}");
         assert_eq!(std::fs::read(root.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
         assert!(matches!(put(&session, "a.vmx", VMX), Err(ImportError::OutOfOrder { .. })));
     }
@@ -285,7 +286,8 @@ fn a_corrupt_differential_makes_its_extent_needed_again() {
     let mut corrupt = differential(SIZE, "", "1", None, 3, 9);
     corrupt[256 + 40 + 7] ^= 1;
     assert!(put(&session, "a-flat.pancbt", &corrupt).is_err());
-    assert!(text(&session, "vm.cfg.err").contains("copy a-flat.vmdk again from its start"));
+    let told = text(&session, "vm.cfg.err");
+    assert!(told.contains("is corrupt") && told.contains("copy a-flat.vmdk again from its start"), "{told}");
     assert_eq!(engine.snapshot().sessions[0].disks[0].stage, "doubtful");
     let right = differential(SIZE, "", "1", None, 3, 9);
     assert!(matches!(put(&session, "a-flat.pancbt", &right), Err(ImportError::OutOfOrder { .. })));
@@ -379,4 +381,20 @@ fn a_disk_without_its_descriptor_is_not_whole() {
     session.open_file("a-flat.vmdk", How::Write).unwrap().close(true).unwrap();
     assert!(at.is_file());
     put(&session, "a.vmx", VMX).unwrap();
+}
+
+#[test]
+fn a_refused_write_is_logged_once_a_handle() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    let file = session.create("a-flat.vmdk").unwrap();
+    for _ in 0..3 {
+        assert!(file.write_at(&[1; 512], SIZE).is_err());
+    }
+    let log = log(&session);
+    let told =
+        format!("/vm/a-flat.vmdk: {} is past the end of the disk ({SIZE} bytes as the CFG says)", SIZE + 512);
+    assert_eq!(log.matches(&told).count(), 1, "{log}");
 }

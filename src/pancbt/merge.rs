@@ -43,20 +43,14 @@ pub struct Merger {
     held: usize,
     spill_path: PathBuf,
     spill: Option<File>,
-    failed: bool,
+    /// Why a part of it was refused.
+    failed: Option<String>,
 }
 
 impl Merger {
     /// `spill_path`: a file of the session's cache that is made if it is needed and removed when the merger goes.
     pub fn new(spill_path: PathBuf) -> Self {
-        Self {
-            parser: Parser::new(),
-            ahead: BTreeMap::new(),
-            held: 0,
-            spill_path,
-            spill: None,
-            failed: false,
-        }
+        Self { parser: Parser::new(), ahead: BTreeMap::new(), held: 0, spill_path, spill: None, failed: None }
     }
 
     /// The file header, once it has arrived.
@@ -72,14 +66,11 @@ impl Merger {
     /// Takes `bytes` that the client wrote at `offset` of the file, and merges all that now hangs together.
     /// After an error every further call fails too: the disk needs its extent again.
     pub fn write(&mut self, offset: u64, bytes: &[u8], sink: &mut dyn Sink) -> Result<(), PancbtError> {
-        if self.failed {
-            return Err(PancbtError::Malformed {
-                what: "an earlier part of it was refused",
-                at: self.position(),
-            });
+        if let Some(why) = &self.failed {
+            return Err(PancbtError::Refused(why.clone()));
         }
         let outcome = self.take(offset, bytes, sink);
-        self.failed = outcome.is_err();
+        self.failed = outcome.as_ref().err().map(ToString::to_string);
         outcome
     }
 
@@ -168,8 +159,8 @@ impl Merger {
 
     /// The client has closed the file: whether it was whole and all of it merged.
     pub fn finish(&self) -> Result<Summary, PancbtError> {
-        if self.failed {
-            return Err(PancbtError::Malformed { what: "a part of it was refused", at: self.position() });
+        if let Some(why) = &self.failed {
+            return Err(PancbtError::Refused(why.clone()));
         }
         if let Some((_, _)) = self.ahead.first_key_value() {
             return Err(PancbtError::Truncated { at: self.position() });

@@ -122,6 +122,9 @@ pub enum PancbtError {
         /// The offset in the file.
         at: u64,
     },
+    /// A part of it was refused before, for this reason.
+    #[error("{0}")]
+    Refused(String),
     /// It belongs to another disk or another state of it.
     #[error("{0}")]
     WrongTarget(String),
