@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueEnum};
 use smb_proto::rpc::{Provider, ShareInfo};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -254,6 +255,8 @@ async fn listen(
     engine: Option<Arc<Engine>>,
     password: Option<&str>,
 ) -> Result<(), Failure> {
+    let mut signals =
+        Signals::catch().map_err(|e| Failure::Usage(format!("signals can't be received: {e}")))?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = Vec::new();
     let mut addresses = Vec::new();
@@ -275,7 +278,7 @@ async fn listen(
     if let Some(share) = config.shares.first() {
         greet(port, &share.name, password);
     }
-    wait_for_signal().await.map_err(|e| Failure::Usage(format!("signals can't be received: {e}")))?;
+    signals.wait().await;
     info!("stopping");
     let _ = stop.send(true); // nobody listens if every task has ended already
     for task in tasks {
@@ -286,14 +289,23 @@ async fn listen(
     Ok(())
 }
 
-async fn wait_for_signal() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the service, caught from here on: one that comes while it starts must find it ready, too.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Lines to paste into the three clients that people have.
