@@ -9,10 +9,14 @@ use libfuzzer_sys::fuzz_target;
 use smb_proto::utf16::Utf16;
 
 fn check(path: &SharePath) {
-    for part in path.components.iter().chain(&path.stream) {
+    for part in &path.components {
         assert!(!matches!(part.as_str(), "" | "." | ".."), "{path:?}");
-        assert!(!part.contains(['\\', '/', '\0', ':', '*', '?', '<', '>', '|', '"']), "{path:?}");
-        assert!(part.encode_utf16().count() <= 255, "{path:?}");
+        assert!(!part.contains(['*', '?', '<', '>', '|', '"']), "{path:?}");
+    }
+    // A stream's name may hold more than a file's (MS-FSCC 2.1.5.3).
+    for part in path.components.iter().chain(&path.stream) {
+        assert!(!part.contains(['\\', '/', '\0', ':']), "{path:?}");
+        assert!(!part.is_empty() && part.encode_utf16().count() <= 255, "{path:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 const HEADER: usize = 256;
 const RECORD: usize = 40;
 /// The disk that is written; larger ones are refused by the sink, as an import session refuses another disk's.
-const DISK: usize = 1 << 20;
+const DISK: usize = 64 << 10;
 
 struct Image(Vec<u8>);
 

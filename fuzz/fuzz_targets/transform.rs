@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         opened.extend([0; 16]);
         key.open(&mut opened).expect("our own frame");
         assert_eq!(&opened[TRANSFORM_LEN..TRANSFORM_LEN + data.len()], data);
-        let at = data.iter().fold(0_usize, |sum, byte| sum * 31 + usize::from(*byte)) % sealed.len();
+        let at = data.iter().fold(0_usize, |sum, byte| (sum * 31 + usize::from(*byte)) % sealed.len());
         // Bytes 0 to 3 are the protocol's id, which decides whether it is a transform at all; the nonce's unused end and
         // everything else is authenticated.
         if at >= 4 {
