@@ -4,7 +4,11 @@
 //! by size class and are handed out as they are. What a handler leaves unwritten is never sent: a buffer knows which of
 //! its bytes were filled ([`Buffer::set_payload_len`]).
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use memmap2::MmapMut;
 
 use super::limits::Reserved;
 
@@ -12,17 +16,36 @@ use super::limits::Reserved;
 /// (52), SMB2 header (64) and the response's fixed part (16). One buffer, one write, nothing copied.
 pub const HEADROOM: usize = 4 + 52 + 64 + 16;
 
-/// The size classes in bytes: a request without data, the usual 64 KiB of old clients, 1 MiB of most, the maximum.
-/// Each has room for the headers beside its payload.
-const CLASSES: [usize; 4] = [4 << 10, (64 << 10) + 1024, (1 << 20) + 1024, (8 << 20) + 1024];
+/// The size classes in bytes: a request without data, the usual 64 KiB of old clients, 1 MiB of most, the maximum, and steps
+/// of two between: no buffer is twice as large as what is in it. Each has room for the headers beside its payload.
+const CLASSES: [usize; 8] = [
+    4 << 10,
+    (64 << 10) + 1024,
+    (256 << 10) + 1024,
+    (512 << 10) + 1024,
+    (1 << 20) + 1024,
+    (2 << 20) + 1024,
+    (4 << 20) + 1024,
+    (8 << 20) + 1024,
+];
 
-/// Bytes that each class may keep idle: enough for a few busy connections at depth 8, little beside the machine.
-const IDLE_BYTES_MAX: usize = 32 << 20;
+/// Bytes that all classes together may keep idle: enough for a few busy connections at depth 8, little beside the machine.
+const IDLE_BYTES_MAX: usize = 48 << 20;
+
+/// Buffers from this size on are pages of their own.
+const PAGES_MIN: usize = 128 << 10;
+
+/// Bytes of memory that a buffer for `len` bytes takes.
+pub fn size_of(len: usize) -> usize {
+    CLASSES.iter().copied().find(|size| *size >= len).unwrap_or(len)
+}
 
 /// The recycled buffers of one server.
 #[derive(Debug, Default)]
 pub struct Pool {
-    idle: [Mutex<Vec<Vec<u8>>>; CLASSES.len()],
+    idle: [Mutex<Vec<Memory>>; CLASSES.len()],
+    /// Bytes of all that is in `idle`.
+    idle_bytes: AtomicUsize,
 }
 
 impl Pool {
@@ -35,7 +58,10 @@ impl Pool {
     pub fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let class = CLASSES.iter().position(|size| *size >= len);
         let recycled = class.and_then(|class| self.lock(class).pop());
-        let bytes = recycled.unwrap_or_else(|| vec![0; class.map_or(len, |class| CLASSES[class])]);
+        if let Some(recycled) = &recycled {
+            self.idle_bytes.fetch_sub(recycled.len(), Ordering::Relaxed);
+        }
+        let bytes = recycled.unwrap_or_else(|| Memory::new(class.map_or(len, |class| CLASSES[class])));
         Buffer { bytes, start: 0, end: len, pool: Some(Arc::clone(self)), reserved: None }
     }
 
@@ -46,15 +72,61 @@ impl Pool {
         buffer
     }
 
-    fn lock(&self, class: usize) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+    fn lock(&self, class: usize) -> std::sync::MutexGuard<'_, Vec<Memory>> {
         self.idle[class].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, bytes: Vec<u8>) {
+    fn give_back(&self, bytes: Memory) {
         let Some(class) = CLASSES.iter().position(|size| *size == bytes.len()) else { return };
-        let mut idle = self.lock(class);
-        if (idle.len() + 1) * CLASSES[class] <= IDLE_BYTES_MAX {
-            idle.push(bytes);
+        // Counted first, so that two at once can't both be the last that fits.
+        if self.idle_bytes.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() <= IDLE_BYTES_MAX {
+            self.lock(class).push(bytes);
+        } else {
+            self.idle_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where a buffer's bytes are. Large ones are pages of their own: a general-purpose allocator keeps what is given back in the
+/// arena of each thread that ever asked, several times what is in use (docs/decisions/040-bytes-in-flight.md).
+#[derive(Debug)]
+enum Memory {
+    Heap(Vec<u8>),
+    Pages(MmapMut),
+}
+
+impl Memory {
+    fn new(len: usize) -> Self {
+        if len < PAGES_MIN {
+            return Self::Heap(vec![0; len]);
+        }
+        // Out of address space or mappings: the allocator may still have room.
+        MmapMut::map_anon(len).map_or_else(|_| Self::Heap(vec![0; len]), Self::Pages)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::Heap(Vec::new())
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Pages(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Pages(bytes) => bytes,
         }
     }
 }
@@ -62,7 +134,7 @@ impl Pool {
 /// Bytes of a frame, given back to their pool when dropped.
 #[derive(Debug, Default)]
 pub struct Buffer {
-    bytes: Vec<u8>,
+    bytes: Memory,
     start: usize,
     end: usize,
     pool: Option<Arc<Pool>>,
@@ -78,7 +150,7 @@ impl Buffer {
 
     /// Bytes that belong to no pool.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { start: 0, end: bytes.len(), bytes, pool: None, reserved: None }
+        Self { start: 0, end: bytes.len(), bytes: Memory::Heap(bytes), pool: None, reserved: None }
     }
 
     /// What is in it.
@@ -152,8 +224,12 @@ mod tests {
     #[test]
     fn the_pool_keeps_a_bounded_number() {
         let pool = Pool::new();
-        let held: Vec<_> = (0..10).map(|_| pool.take(8 << 20)).collect();
-        drop(held);
-        assert_eq!(pool.lock(3).len(), IDLE_BYTES_MAX / CLASSES[3]);
+        for len in [8 << 20, 1 << 20, 4 << 20] {
+            let held: Vec<_> = (0..50).map(|_| pool.take(len)).collect();
+            drop(held);
+        }
+        let idle: usize = (0..CLASSES.len()).map(|class| pool.lock(class).len() * CLASSES[class]).sum();
+        assert_eq!(pool.idle_bytes.load(Ordering::Relaxed), idle);
+        assert!(idle <= IDLE_BYTES_MAX && idle > IDLE_BYTES_MAX - CLASSES[CLASSES.len() - 1], "{idle}");
     }
 }

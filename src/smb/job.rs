@@ -7,7 +7,7 @@ use smb_proto::frame::Kind;
 use smb_proto::header::HEADER_LEN;
 use smb_proto::{Command, DecodeError, Flags, Header, Status};
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, HEADROOM, size_of};
 use super::charge;
 use super::connection::{Connection, Signal};
 use super::durable::Reservation;
@@ -130,7 +130,8 @@ impl Job {
         while !self.encrypted
             && let Ok((header, end, more)) = part(self.frame.bytes(), at)
         {
-            total += charge::expected(header.command, &self.frame.bytes()[at..end]);
+            let expected = charge::expected(header.command, &self.frame.bytes()[at..end]);
+            total += size_of(expected as usize + HEADROOM) as u64; // at most the largest payload
             if !more {
                 break;
             }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, size_of};
 use super::connection::{Connection, Signal};
 use super::dispatch::{self, Output};
 use super::job::{Job, Pace};
@@ -254,7 +254,7 @@ async fn next_frame(
     }
     // A large buffer is taken only when there is a place for what is in it.
     let place = if length > READ_AHEAD { Some(Arc::clone(bulk).acquire_owned().await.ok()?) } else { None };
-    let reserved = tasks.allowance.reserve(length).await;
+    let reserved = tasks.allowance.reserve(size_of(length + 16)).await;
     let mut frame = tasks.server.pool.take(length + 16);
     frame.hold(reserved);
     let body = &mut frame.bytes_mut()[..length];
