@@ -101,8 +101,15 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
     let text = uncommented.join("\n");
     parse(&text).unwrap();
     assert!(uncommented.iter().filter(|line| SAMPLE.contains(&format!("\n#{line}\n"))).count() > 3);
-    for table in ["[server]", "[smb]", "[import]", "[[share]]", "[[hypervisor]]", "[[hypervisor.datastore]]"]
-    {
+    for table in [
+        "[server]",
+        "[smb]",
+        "[limits]",
+        "[import]",
+        "[[share]]",
+        "[[hypervisor]]",
+        "[[hypervisor.datastore]]",
+    ] {
         let section = text.split(table).nth(1).unwrap();
         let section = section.split("\n[").next().unwrap();
         let keys = known_keys(
