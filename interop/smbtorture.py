@@ -17,7 +17,7 @@ import lab
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 SUITE_SECONDS = 240
 SUITES = """connect read rw create dir getinfo setinfo compound credits lock sharemode deny mkdir tcon session session-id maxfid
-scan bench""".split()
+scan bench notify""".split()
 RESULT = re.compile(r"^(success|failure|error|skip): (.*?)(?: \[)?$")
 
 

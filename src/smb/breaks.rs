@@ -122,9 +122,11 @@ impl Server {
 
     /// Closes an open that its client can't close any more, and wakes who waits for its file.
     pub fn close_open(&self, open: &Arc<Open>) {
+        let was = self.place_of(open);
         if let Err(status) = self.opens.close(open, false) {
             tracing::debug!(%status, file = ?open.file.path().components, "closing an open that was left");
         }
+        self.told_closed(open, &was);
         self.wake(&WakeKey::Open(open.id.volatile));
         self.wake(&WakeKey::File(open.entry.key.clone()));
     }

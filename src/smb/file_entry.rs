@@ -1,7 +1,7 @@
 //! What all opens of one file share while any of them lives (MS-FSA's Stream and Link): share modes, delete pending,
 //! byte-range locks, oplocks and leases. One mutex per file; READ and WRITE take it only where there is something to check.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -26,6 +26,8 @@ pub struct FileEntry {
     locks_held: AtomicUsize,
     /// Oplocks and leases held: 0 lets data requests pass without the mutex.
     holds: AtomicUsize,
+    /// It was deleted, which nobody has told yet.
+    deleted: AtomicBool,
 }
 
 /// One open's part in the file, from its admission on.
@@ -64,7 +66,7 @@ impl FileEntry {
     /// A file that is about to be opened first.
     pub(super) fn new(key: FileKey) -> Self {
         let (state, locks_held, holds) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { key, state, locks_held, holds }
+        Self { key, state, locks_held, holds, deleted: AtomicBool::new(false) }
     }
 
     /// Takes the mutex.
@@ -80,6 +82,16 @@ impl FileEntry {
     /// Marks the file for deletion, or takes the mark back.
     pub fn set_delete_pending(&self, pending: bool) {
         self.lock().state.delete_pending = pending;
+    }
+
+    /// The file was deleted at a close.
+    pub fn set_deleted(&self) {
+        self.deleted.store(true, Ordering::Release);
+    }
+
+    /// Whether the file was deleted; told to one who asks.
+    pub fn take_deleted(&self) -> bool {
+        self.deleted.swap(false, Ordering::AcqRel)
     }
 
     /// Whether an open but `id`'s could not stand beside `mode`.

@@ -178,7 +178,8 @@ fn is_quick(connection: &Connection, command: Command, (session, tree): (u64, u3
         | Command::TREE_CONNECT
         | Command::ECHO
         | Command::CANCEL
-        | Command::OPLOCK_BREAK => true,
+        | Command::OPLOCK_BREAK
+        | Command::CHANGE_NOTIFY => true,
         Command::CREATE | Command::CLOSE | Command::QUERY_INFO | Command::LOCK => connection
             .session(session)
             .and_then(|session| session.tree(tree))

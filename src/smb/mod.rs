@@ -7,6 +7,7 @@
 mod answer;
 pub mod breaks;
 pub mod buffer;
+pub mod changes;
 pub mod channel_sequence;
 pub mod charge;
 pub mod commands;
@@ -21,6 +22,7 @@ pub mod keys;
 pub mod limits;
 pub mod lock;
 pub mod name;
+pub mod notify;
 pub mod open;
 pub mod oplock;
 mod outbox;

@@ -69,6 +69,11 @@ fn components(name: &str) -> Result<SharePath, Status> {
         if file.is_empty() && path.components.is_empty() && part.starts_with(':') {
             continue;
         }
+        // The name space is the server's: `..` goes back by one name, and never above the share's root.
+        if file == ".." {
+            path.components.pop().ok_or(Status::OBJECT_PATH_SYNTAX_BAD)?;
+            continue;
+        }
         component(file)?;
         path.components.push(file.to_owned());
     }
@@ -78,7 +83,7 @@ fn components(name: &str) -> Result<SharePath, Status> {
 fn component(text: &str) -> Result<(), Status> {
     match text {
         "" => Err(Status::OBJECT_NAME_INVALID),
-        "." | ".." => Err(Status::OBJECT_PATH_SYNTAX_BAD),
+        "." => Err(Status::OBJECT_PATH_SYNTAX_BAD),
         _ if text.encode_utf16().count() > COMPONENT_MAX => Err(Status::OBJECT_NAME_INVALID),
         _ if text.chars().any(is_illegal) => Err(Status::OBJECT_NAME_INVALID),
         _ => Ok(()),
@@ -142,9 +147,11 @@ mod tests {
     #[test]
     fn paths_cannot_leave_the_share() {
         assert_eq!(of("\\a"), Err(Status::INVALID_PARAMETER));
-        for name in ["..", "a\\..", ".\\a", "a\\..\\..\\etc"] {
+        for name in ["..", "a\\..\\..", ".\\a", "a\\..\\..\\etc", "..\\a", "..:s"] {
             assert_eq!(of(name), Err(Status::OBJECT_PATH_SYNTAX_BAD), "{name}");
         }
+        assert_eq!(of("a\\.."), ok("", None));
+        assert_eq!(of("a\\b\\..\\c"), ok("a/c", None));
         for name in ["a/b", "a\\\\b", "a\0b", "a*", "b?", "a|b", "<", ">", "\"", "a\x1f"] {
             assert_eq!(of(name), Err(Status::OBJECT_NAME_INVALID), "{name}");
         }

@@ -12,8 +12,10 @@ use std::time::Instant;
 
 use smb_proto::Status;
 use smb_proto::msg::FileId;
+use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::create::oplock;
 
+use super::changes::Untold;
 use super::channel_sequence::ChannelSequence;
 use super::connection::Connection;
 use super::durable::{AWAY_MAX, Guids, Life, Owner};
@@ -89,6 +91,8 @@ pub struct Open {
     pub position: AtomicU64,
     /// Changing state.
     pub state: Mutex<OpenState>,
+    /// What watchers are still to be told.
+    pub untold: Untold,
     /// Directory listing; apart from `state`, since reading a directory may take long.
     pub enumeration: Mutex<Enumeration>,
     closed: AtomicBool,
@@ -130,6 +134,11 @@ impl Open {
     /// ACCESS_DENIED unless any of `wanted` was granted.
     pub fn require(&self, wanted: u32) -> Result<(), Status> {
         if self.granted & wanted == 0 { Err(Status::ACCESS_DENIED) } else { Ok(()) }
+    }
+
+    /// The bit of CompletionFilter that names of its kind have (MS-SMB2 2.2.35).
+    pub fn name_filter(&self) -> u32 {
+        if self.file.is_directory() { filter::DIR_NAME } else { filter::FILE_NAME }
     }
 
     /// Whether it was closed; a parked request finds out so.
@@ -300,6 +309,7 @@ impl OpenTable {
             delete_on_close: new.delete_on_close,
             position: AtomicU64::new(0),
             state: Mutex::default(),
+            untold: Untold::default(),
             enumeration: Mutex::default(),
             closed: AtomicBool::new(false),
         });
@@ -335,6 +345,14 @@ impl OpenTable {
         let closed = open.file.close(clean);
         // The share mode goes last: until the file is gone, an open of its name meets DELETE_PENDING.
         let deleted = if delete { open.file.delete() } else { Ok(()) };
+        if delete && deleted.is_ok() {
+            open.entry.set_deleted();
+        }
+        // A directory that is not empty by now stays, and its close is no failure (MS-FSA 2.1.5.5).
+        let deleted = deleted.or_else(|status| match status {
+            Status::DIRECTORY_NOT_EMPTY => Ok(()),
+            other => Err(other),
+        });
         self.release(&open.entry, id);
         self.unreserve(open.session_id());
         closed.and(deleted)

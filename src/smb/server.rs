@@ -14,6 +14,7 @@ use super::buffer::Pool;
 use super::connection::Connection;
 use super::dispatch;
 use super::limits::{Budget, Door, Limits};
+use super::notify::NotifyTable;
 use super::open::OpenTable;
 use super::request::WakeKey;
 use super::session::Session;
@@ -134,6 +135,8 @@ pub struct Server {
     pub budget: Budget,
     /// Every open file.
     pub opens: OpenTable,
+    /// Who watches which directory.
+    pub notify: NotifyTable,
     /// Where lease breaks go.
     pub leasers: Leasers,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
@@ -156,6 +159,7 @@ impl Server {
             settings,
             pool: Pool::new(),
             opens: OpenTable::default(),
+            notify: NotifyTable::default(),
             leasers: Leasers::default(),
             sessions: Mutex::default(),
             waiters: Mutex::default(),

@@ -282,6 +282,11 @@ impl Client {
         self.server.connection_lost(&self.connection);
     }
 
+    /// Cancels a parked request, and runs it for that.
+    pub fn cancel(&mut self, interim: &Message) -> Vec<Message> {
+        self.act(Signal::Cancel(interim.header().async_id))
+    }
+
     /// Lets the time of a parked request run out.
     pub fn expire(&mut self, interim: &Message) -> Vec<Message> {
         self.act(Signal::Expire(interim.header().async_id))

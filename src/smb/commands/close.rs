@@ -13,7 +13,9 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         0 => None,
         _ => open.file.metadata().ok(),
     };
+    let was = request.server.place_of(&open);
     let closed = request.server.opens.close(&open, true);
+    request.server.told_closed(&open, &was);
     request.server.wake(&WakeKey::Open(open.id.volatile));
     request.server.wake(&WakeKey::File(open.entry.key.clone()));
     closed?;

@@ -6,6 +6,7 @@ use smb_proto::Status;
 use smb_proto::fscc::access;
 use smb_proto::fscc::fsctl::{self, code};
 use smb_proto::msg::FileId;
+use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::ioctl::{self as wire, validate_negotiate};
 use smb_proto::msg::negotiate::DIALECT_210;
 
@@ -123,6 +124,7 @@ fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<
     if message.ctl_code == code::SET_SPARSE {
         open.require(access::WRITE_DATA | access::APPEND_DATA | access::WRITE_ATTRIBUTES)?;
         open.file.set_sparse(fsctl::decode_set_sparse(message.input))?;
+        request.server.told_modified(&open, filter::ATTRIBUTES);
         return Ok(Vec::new());
     }
     open.require(access::WRITE_DATA)?;
@@ -130,6 +132,7 @@ fn sparse(request: &mut Request<'_>, message: &wire::Request<'_>) -> Result<Vec<
     open.entry.check_io(open.id.volatile, range.offset, range.length, true)?;
     request.server.changing(&open);
     open.file.zero_range(range.offset, range.offset + range.length)?;
+    request.server.told_written(&open);
     Ok(Vec::new())
 }
 

@@ -6,6 +6,7 @@ use smb_proto::Status;
 use smb_proto::fscc::security::part;
 use smb_proto::fscc::set::{self, Set, Target};
 use smb_proto::fscc::{access, attributes, ea, info};
+use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::create::share_access;
 use smb_proto::msg::query_info::info_type;
 use smb_proto::msg::set_info as wire;
@@ -39,7 +40,10 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
                 Set::decode(message.info_class, message.data).map_err(|_| Status::INFO_LENGTH_MISMATCH)?;
             file(request, &open, &set)?;
         }
-        info_type::SECURITY => security(&open, message.additional_information, message.data)?,
+        info_type::SECURITY => {
+            security(&open, message.additional_information, message.data)?;
+            request.server.told_modified(&open, filter::SECURITY);
+        }
         info_type::FILESYSTEM | info_type::QUOTA => return Err(Status::NOT_SUPPORTED.into()),
         _ => return Err(Status::INVALID_PARAMETER.into()),
     }
@@ -50,12 +54,15 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
     match *set {
         Set::Basic(new) => {
             open.require(access::WRITE_ATTRIBUTES)?;
-            open.file.set_basic(&basic_change(&new, open.file.is_directory())?)?;
+            let change = basic_change(&new, open.file.is_directory())?;
+            open.file.set_basic(&change)?;
+            request.server.told_basic(open, &change);
         }
         Set::Rename(target) => rename(request, open, &target)?,
         Set::Link(target) => {
             let to = name::parse_target(target.name)?;
             open.file.link(&to, target.flags & set::RENAME_REPLACE_IF_EXISTS != 0)?;
+            request.server.told_linked(open, &to);
         }
         Set::Disposition(flags) => {
             open.require(access::DELETE)?;
@@ -65,6 +72,7 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
                 request.server.evict(open)?;
             }
             open.entry.set_delete_pending(delete);
+            request.server.told_deleting(open);
         }
         Set::Position(position) => open.position.store(position, Ordering::Relaxed),
         Set::Mode(mode) if mode & !MODE_SETTABLE != 0 => return Err(Status::INVALID_PARAMETER.into()),
@@ -73,11 +81,13 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
             sizeable(open, size)?;
             request.server.changing(open);
             open.file.set_allocation(size)?;
+            request.server.told_resized(open);
         }
         Set::EndOfFile(size) => {
             sizeable(open, size)?;
             request.server.changing(open);
             open.file.set_end_of_file(size)?;
+            request.server.told_resized(open);
         }
         // Needs a privilege that no client of ours has (MS-FSA 2.1.5.14.14).
         Set::ValidDataLength(_) => return Err(Status::PRIVILEGE_NOT_HELD.into()),
@@ -89,6 +99,7 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
                 .map(|ea| (String::from_utf8_lossy(ea.name).into_owned(), ea.value.to_vec()))
                 .collect();
             open.file.set_extended_attributes(&list)?;
+            request.server.told_modified(open, filter::EA);
         }
         Set::Unknown(_) => return Err(Status::INVALID_INFO_CLASS.into()),
     }
@@ -156,9 +167,12 @@ fn rename(request: &Request<'_>, open: &Open, target: &Target<'_>) -> Result<(),
     }
     request.server.evict(open)?;
     let replace = target.flags & set::RENAME_REPLACE_IF_EXISTS != 0;
+    let was = open.file.path();
     open.file
         .rename(&to, replace, &mut RenameGate(opens))
-        .map_err(|refusal| Failure::from_refusal(refusal, WakeKey::File(open.entry.key.clone()), None))
+        .map_err(|refusal| Failure::from_refusal(refusal, WakeKey::File(open.entry.key.clone()), None))?;
+    request.server.told_renamed(open, &was);
+    Ok(())
 }
 
 /// The security descriptor (3.3.5.21.3): each part needs its own access.

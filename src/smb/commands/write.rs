@@ -34,6 +34,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         let through =
             message.flags & wire::FLAG_WRITE_THROUGH != 0 || open.options & options::WRITE_THROUGH != 0;
         open.file.write_at(message.data, message.offset, through)?;
+        request.server.told_written(&open);
         open.position.store(message.offset + length, Ordering::Relaxed);
         if request.tree.entry.kind == ShareKind::Pipe {
             request.server.wake(&WakeKey::Open(open.id.volatile)); // a READ may wait for the answer

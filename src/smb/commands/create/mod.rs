@@ -121,6 +121,11 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         reservation.fulfil(open.id.volatile);
     }
     durable::make_durable(&open, durability, cached);
+    match action {
+        CreateAction::Created => request.server.told_added(&open),
+        CreateAction::Opened => {}
+        CreateAction::Superseded | CreateAction::Overwritten => request.server.told_overwritten(&open),
+    }
     let level = if open.lease.is_some() { oplock::LEASE } else { level_of(cached.state) };
     let maximal = maximal & request.tree.maximal_access;
     respond(request, &message, &Answer { open: &open, action, level, cached, lease, durable: true, maximal })
