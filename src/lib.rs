@@ -6,7 +6,7 @@
 //! - [`share`]: the kinds of share: [`share::import`], [`share::directory`], [`share::ipc`]
 //! - [`smb`]: the server, on the protocol crate and the [`smb::share`] traits
 //! - [`import`]: import sessions; on [`disk`], [`pancbt`], [`journal`]
-//! - [`datastore`]: drivers and filters
+//! - [`datastore`]: drivers and filters; [`inventory`]: a hypervisor's inventory as a trait, [`vsphere`]: behind it
 
 pub mod admin;
 pub mod cli;
@@ -14,8 +14,10 @@ pub mod config;
 pub mod datastore;
 pub mod disk;
 pub mod import;
+pub mod inventory;
 pub mod journal;
 pub mod pancbt;
 pub mod share;
 pub mod smb;
 pub mod users;
+pub mod vsphere;

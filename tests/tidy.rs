@@ -31,6 +31,11 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "import::session",
         ],
     ),
+    (
+        "src/vsphere",
+        &["tokio", "crate::smb", "crate::share", "crate::import", "crate::disk", "crate::datastore", "smb_proto"],
+    ),
+    ("src/inventory", &["tokio", "crate::"]),
     ("src/config", &["tokio", "crate::smb", "crate::import", "crate::share"]),
 ];
 

@@ -1,0 +1,133 @@
+//! A hypervisor's inventory, as import sessions know it: what is in the way of an import, and how a VMX becomes a virtual
+//! machine. Values and a trait; who implements it ([`crate::vsphere::manager`]) knows the network.
+//!
+//! Calls block, for minutes at worst; each has bounds of its own.
+
+/// What a CFG wants of the inventory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// `datacenter`, empty where there is only one.
+    pub datacenter: String,
+    /// `folder` of virtual machines, `/` between components, empty for the datacenter's own.
+    pub folder: String,
+    /// `hostsystem`, empty: the hypervisor chooses.
+    pub host: String,
+    /// `resourcepool`, empty: the root pool of the host or cluster.
+    pub pool: String,
+}
+
+/// A datastore that a CFG names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The CFG's key (`vmdk.0.dsname`): problems are told with it.
+    pub key: String,
+    /// Name or UUID.
+    pub name: String,
+    /// The key that room is told with.
+    pub size_key: String,
+    /// Bytes that thick disks take there.
+    pub thick: u64,
+    /// Bytes to which thin disks may grow there.
+    pub thin: u64,
+}
+
+/// What to check before the first byte.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Where.
+    pub place: Place,
+    /// The virtual machine's name.
+    pub vm_name: String,
+    /// Whether it is to be registered; without it only the datastores matter.
+    pub register: bool,
+    /// Whether a virtual machine of that name is in the way (`on-conflict = "stop"`), or gets out of it.
+    pub stop_on_conflict: bool,
+    /// Datastores of the VMX and of the disks, each once.
+    pub stores: Vec<Store>,
+}
+
+/// One thing in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The CFG's key.
+    pub key: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// All that is in the way.
+    pub problems: Vec<Problem>,
+    /// What is worth a line in the log.
+    pub notes: Vec<String>,
+}
+
+/// Whether the identities that a VMX brings are in use by other virtual machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Identities {
+    /// Its SMBIOS UUID (`uuid.bios`).
+    pub bios: bool,
+    /// Its instance UUID (`vc.uuid`).
+    pub instance: bool,
+}
+
+/// A VMX on a datastore that is to become a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Where in the inventory.
+    pub place: Place,
+    /// Its name.
+    pub vm_name: String,
+    /// Datastore of the VMX, by the hypervisor's name for it.
+    pub datastore: String,
+    /// Path of the VMX on it.
+    pub vmx: String,
+    /// Datastores of the VMX and of all disks: a host must reach them.
+    pub datastores: Vec<String>,
+    /// Whether the virtual machine is the one that was backed up, and not a copy of it beside it.
+    pub same_machine: bool,
+}
+
+/// What registering led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The server's name for the virtual machine (`vm-42`).
+    pub id: String,
+    /// It was registered before: an earlier try had succeeded after all.
+    pub before: bool,
+    /// What is worth a line in the log.
+    pub notes: Vec<String>,
+}
+
+/// Why something failed: a sentence, and whether the same may succeed later.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InventoryError {
+    /// The sentence.
+    pub message: String,
+    /// Whether it may succeed when tried again.
+    pub transient: bool,
+}
+
+/// A hypervisor with an inventory.
+pub trait Inventory: Send + Sync {
+    /// Looks for all that is in the way of an import. Changes nothing.
+    fn check(&self, wanted: &Wanted) -> Checked;
+    /// The name of the datastore that a CFG calls `dsname`, by name or UUID; `None` where there is none.
+    fn datastore_name(&self, datacenter: &str, dsname: &str) -> Result<Option<String>, InventoryError>;
+    /// Whether the place has a virtual machine of that name.
+    fn vm_exists(&self, place: &Place, vm_name: &str) -> Result<bool, InventoryError>;
+    /// Whether other virtual machines than the one with that VMX have its SMBIOS UUID (the first) or instance UUID (the
+    /// second); either may be empty, and is as a VMX writes it.
+    fn identities(
+        &self,
+        datacenter: &str,
+        datastore: &str,
+        vmx: &str,
+        uuids: (&str, &str),
+    ) -> Result<Identities, InventoryError>;
+    /// Registers a VMX. One that is registered already is left as it is, and told as a success.
+    fn register(&self, vm: &Registration) -> Result<Registered, InventoryError>;
+}

@@ -1,0 +1,77 @@
+//! The inventory of a vSphere hypervisor, behind the trait that import sessions know.
+
+use super::client::{Account, Client};
+use super::error::VsphereError;
+use super::inventory::Store;
+use super::tls::Trust;
+use super::{preflight, register};
+use crate::inventory::{
+    Checked, Identities, Inventory, InventoryError, Place, Registered, Registration, Wanted,
+};
+
+/// One vCenter or ESXi host.
+pub struct Manager {
+    client: Client,
+    username: String,
+}
+
+impl Manager {
+    /// Prepares it; nothing is sent before it is asked something.
+    pub fn new(url: &str, trust: &Trust, account: Account) -> Result<Self, VsphereError> {
+        let username = account.username.clone();
+        Ok(Self { client: Client::new(url, trust, account)?, username })
+    }
+
+    #[cfg(test)]
+    pub(super) fn over(client: Client) -> Self {
+        Self { client, username: "user".into() }
+    }
+
+    /// The client, for drivers.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl From<VsphereError> for InventoryError {
+    fn from(error: VsphereError) -> Self {
+        Self { transient: error.is_transient(), message: error.to_string() }
+    }
+}
+
+impl Inventory for Manager {
+    fn check(&self, wanted: &Wanted) -> Checked {
+        preflight::check(&self.client, &self.username, wanted)
+    }
+
+    fn datastore_name(&self, datacenter: &str, dsname: &str) -> Result<Option<String>, InventoryError> {
+        let datacenter = self.client.datacenter(datacenter)?;
+        let stores = self.client.stores(&datacenter)?;
+        Ok(Store::find(&stores, dsname).map(|store| store.name.clone()))
+    }
+
+    fn vm_exists(&self, place: &Place, vm_name: &str) -> Result<bool, InventoryError> {
+        let datacenter = self.client.datacenter(&place.datacenter)?;
+        let folder = self.client.vm_folder(&datacenter, &place.folder)?;
+        Ok(preflight::vm_in_folder(&self.client, &folder, vm_name)?)
+    }
+
+    fn identities(
+        &self,
+        datacenter: &str,
+        datastore: &str,
+        vmx: &str,
+        (bios, instance): (&str, &str),
+    ) -> Result<Identities, InventoryError> {
+        let datacenter = self.client.datacenter(datacenter)?;
+        let path = Store::path(datastore, vmx);
+        Ok(Identities {
+            bios: register::uuid_in_use(&self.client, &datacenter, &path, bios, false)?,
+            instance: register::uuid_in_use(&self.client, &datacenter, &path, instance, true)?,
+        })
+    }
+
+    fn register(&self, vm: &Registration) -> Result<Registered, InventoryError> {
+        Ok(register::register(&self.client, vm)?)
+    }
+}

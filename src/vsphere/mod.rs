@@ -1,0 +1,45 @@
+//! A client of the vSphere API: vCenter and standalone ESXi, over SOAP, with what an import needs and no more.
+//!
+//! - [`xml`], [`soap`]: bounded trees, envelopes; [`error`]: faults as sentences
+//! - [`tls`], [`http`]: a pinned server, requests with bounded answers and waits
+//! - [`client`]: login, calls, a session that is opened again when it is lost; [`property`], [`task`]: the property collector
+//! - [`inventory`]: what the names of a CFG stand for; [`preflight`]: all that is in the way of an import
+//! - [`register`]: a VMX on a datastore becomes a virtual machine
+//! - [`manager`]: all that behind the trait that import sessions know ([`crate::inventory::Inventory`])
+//!
+//! Knows nothing of SMB and sessions. Calls block. Nothing here was seen running against a real ESXi host or vCenter: only
+//! against govmomi's simulator (docs/vsphere.md says what that leaves open).
+
+pub mod client;
+pub mod error;
+pub mod http;
+pub mod inventory;
+pub mod manager;
+pub mod preflight;
+pub mod property;
+pub mod register;
+pub mod soap;
+pub mod task;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tls;
+pub mod xml;
+
+pub use client::{Account, Client};
+pub use error::{Fault, VsphereError};
+
+/// A managed object reference: a server's name for one of its objects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ref {
+    /// Its type (`VirtualMachine`).
+    pub kind: String,
+    /// Its id (`vm-42`).
+    pub id: String,
+}
+
+impl Ref {
+    /// One from its parts.
+    pub fn new(kind: impl Into<String>, id: impl Into<String>) -> Self {
+        Self { kind: kind.into(), id: id.into() }
+    }
+}
