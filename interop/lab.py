@@ -78,13 +78,18 @@ def _stop(process):
             process.wait()
 
 
+def adopt(process):
+    """Sees to it that the process is stopped when the script ends."""
+    _running.append(process)
+    if len(_running) == 1:
+        atexit.register(lambda: [_stop(p) for p in _running])
+
+
 def start(command, port, log, **options):
     """Starts a server and waits until its port answers."""
     out = open(log, "ab")
     process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, **options)
-    _running.append(process)
-    if len(_running) == 1:
-        atexit.register(lambda: [_stop(p) for p in _running])
+    adopt(process)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -19,14 +19,14 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a logout may hold up the end of the process.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sessions end after 30 idle minutes unless the administrator changed that; ten keep any sensible setting alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(600);
+const KEEP_ALIVE: Duration = Duration::from_mins(10);
 /// How often a lost session is opened again within one piece of work, before the work counts as failed.
 const SESSIONS_MAX: usize = 3;
 /// How often a read whose connection broke is tried again, and how long it waits before.
 const READ_RETRIES: usize = 2;
 const READ_PAUSE: Duration = Duration::from_millis(500);
 /// A refused password is not sent again for so long: ESXi locks an account after a few.
-const REFUSED_LOGIN: Duration = Duration::from_secs(60);
+const REFUSED_LOGIN: Duration = Duration::from_mins(1);
 /// Bytes of a password file.
 const PASSWORD_BYTES_MAX: u64 = 4096;
 

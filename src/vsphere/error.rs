@@ -1,5 +1,7 @@
 //! What can go wrong with a hypervisor, as sentences for a backup administrator: which object, what, and what to do.
 
+use std::fmt::Write as _;
+
 use super::xml::Element;
 
 /// A fault of the API, from a SOAP answer, a task or a property that can't be read.
@@ -10,7 +12,7 @@ pub struct Fault {
     /// The server's own words.
     pub message: String,
     /// What it holds.
-    pub detail: Element,
+    pub detail: Box<Element>,
 }
 
 /// Why something could not be done.
@@ -119,14 +121,14 @@ impl Fault {
             fault.child("detail").and_then(|detail| detail.children.first()).cloned().unwrap_or_default();
         let named = detail.name.strip_suffix("Fault").unwrap_or(&detail.name);
         let kind = if detail.xsi_type.is_empty() { named.to_owned() } else { detail.xsi_type.clone() };
-        Self { kind, message: fault.text_at(&["faultstring"]).to_owned(), detail }
+        Self { kind, message: fault.text_at(&["faultstring"]).to_owned(), detail: Box::new(detail) }
     }
 
     /// Of a `LocalizedMethodFault`: a task's error, a lease's, that of a property.
     pub fn of_localized(error: &Element) -> Self {
         let detail = error.child("fault").cloned().unwrap_or_default();
         let message = error.text_at(&["localizedMessage"]).to_owned();
-        Self { kind: detail.xsi_type.clone(), message, detail }
+        Self { kind: detail.xsi_type.clone(), message, detail: Box::new(detail) }
     }
 
     /// What it means and what to do; `about` says what was to be done.
@@ -137,8 +139,12 @@ impl Fault {
         let mut sentence = format!("{about}: ");
         match (advice, said.is_empty()) {
             (Some(advice), true) => sentence.push_str(&advice),
-            (Some(advice), false) => sentence.push_str(&format!("{advice} (the server says: {said})")),
-            (None, false) => sentence.push_str(&format!("{} ({})", said, self.named())),
+            (Some(advice), false) => {
+                let _ = write!(sentence, "{advice} (the server says: {said})");
+            }
+            (None, false) => {
+                let _ = write!(sentence, "{said} ({})", self.named());
+            }
             (None, true) => sentence.push_str(self.named()),
         }
         sentence

@@ -16,7 +16,7 @@ use super::xml::DOCUMENT_BYTES_MAX;
 /// Until a connection stands, TLS included: longer than a SYN's retries over a bad line, shorter than anybody's patience.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long sent bytes may stay unacknowledged before the connection counts as lost.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(1);
 /// Connections kept open to one server: as many as imports usually talk at once.
 const IDLE_CONNECTIONS_MAX: usize = 8;
 /// The cookie by which the server knows its session.

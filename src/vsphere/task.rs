@@ -8,9 +8,9 @@ use super::xml::{Element, Writer};
 use super::{Ref, soap};
 
 /// How long registration may take: seconds, unless a host is waking up a datastore.
-pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(600);
+pub const REGISTER_TIMEOUT: Duration = Duration::from_mins(10);
 /// How long a look into a datastore may take: directories of thousands of files on a slow NFS server.
-pub const SEARCH_TIMEOUT: Duration = Duration::from_secs(300);
+pub const SEARCH_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl Client {
     /// Starts a task; `method` is one of the API's `…_Task`.
@@ -40,7 +40,7 @@ impl Client {
                     None => Fault {
                         kind: String::new(),
                         message: "the task failed".into(),
-                        detail: Element::default(),
+                        detail: Box::default(),
                     },
                 })),
                 _ => Ok(None),

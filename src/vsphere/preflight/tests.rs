@@ -96,7 +96,7 @@ fn each_name_that_is_not_there() {
         ("vmname", |w| w.vm_name = "n".repeat(81), "is longer than 80 characters"),
     ];
     for (key, change, part) in cases {
-        let mut wanted = wanted();
+        let mut wanted = self::wanted();
         change(&mut wanted);
         let (found, message) = only(&Site::new(), &wanted);
         assert_eq!(found, key, "{message}");
