@@ -33,9 +33,16 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     (
         "src/vsphere",
-        &["tokio", "crate::smb", "crate::share", "crate::import", "crate::disk", "crate::datastore", "smb_proto"],
+        &[
+            "tokio",
+            "crate::smb",
+            "crate::share",
+            "crate::import",
+            "crate::disk",
+            "crate::datastore",
+            "smb_proto",
+        ],
     ),
-    ("src/inventory", &["tokio", "crate::"]),
     ("src/config", &["tokio", "crate::smb", "crate::import", "crate::share"]),
 ];
 

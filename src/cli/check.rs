@@ -108,7 +108,7 @@ fn answer(file: String, warnings: &[CfgProblem], resolved: &Result<Resolved, Vec
         Err(problems) => errors = problems.iter().map(problem).collect(),
         Ok(resolved) => {
             plan = Some(plan_answer(resolved));
-            let grow = resolved.rooms.iter().filter_map(Room::warning);
+            let grow = resolved.rooms.iter().filter_map(Room::warning).chain(resolved.notes.iter().cloned());
             warnings.extend(grow.map(|message| Problem { line: None, key: String::new(), message }));
         }
     }

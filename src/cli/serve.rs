@@ -83,6 +83,8 @@ pub(super) fn run(options: &Serve) -> Result<(), Failure> {
     let server = Server::new(settings(&config, users, engine.as_ref())?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("the runtime does not start: {e}")))?;
+    // Kept past the runtime: its end logs out of hypervisors, which blocks and may not happen on an async thread.
+    let _kept = engine.clone();
     let outcome = runtime.block_on(listen(&config, server, engine, first_password.as_deref()));
     runtime.shutdown_timeout(SHUTDOWN);
     outcome

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::{self, Config, DatastoreConfig};
+use crate::config::{self, Config, DatastoreConfig, HypervisorConfig};
 use crate::datastore::DirectoryDatastore;
 use crate::disk::Options;
 use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, OnConflict};
+use crate::inventory::Inventory;
+use crate::vsphere::Account;
+use crate::vsphere::manager::Manager;
+use crate::vsphere::tls::{Thumbprint, Trust};
 
 /// Writes shorter than this, in bytes, are gathered; longer ones go straight on, as they are worth an operation each.
 const GATHER_BELOW: u64 = 64 << 10;
@@ -51,6 +55,24 @@ fn make_default_datastores(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The inventory of a vSphere hypervisor. Nothing is sent before it is asked something.
+fn inventory(hypervisor: &HypervisorConfig) -> Result<Option<Arc<dyn Inventory>>, Failure> {
+    let (Some(url), Some(username), Some(password_file)) =
+        (&hypervisor.url, &hypervisor.username, &hypervisor.password_file)
+    else {
+        return Ok(None);
+    };
+    let wrong = |why: String| Failure::Usage(format!("hypervisor {}: {why}", hypervisor.name));
+    let trust = match (&hypervisor.thumbprint, &hypervisor.ca_file) {
+        (Some(thumbprint), _) => Trust::Thumbprint(Thumbprint::parse(thumbprint).map_err(wrong)?),
+        (None, Some(ca_file)) => Trust::authorities(ca_file).map_err(wrong)?,
+        (None, None) => return Err(wrong("neither thumbprint nor ca-file".into())),
+    };
+    let account = Account { username: username.clone(), password_file: password_file.clone() };
+    let manager = Manager::new(url, &trust, account).map_err(|error| wrong(error.to_string()))?;
+    Ok(Some(Arc::new(manager)))
+}
+
 /// The hypervisors, their datastores opened. Changes nothing.
 pub(super) fn hypervisors(config: &Config) -> Result<Hypervisors, Failure> {
     let open = |store: &DatastoreConfig| {
@@ -63,6 +85,7 @@ pub(super) fn hypervisors(config: &Config) -> Result<Hypervisors, Failure> {
     let mut found = Vec::new();
     for hypervisor in &config.hypervisors {
         found.push(Hypervisor {
+            inventory: inventory(hypervisor)?,
             name: hypervisor.name.clone(),
             aliases: hypervisor.aliases.clone(),
             datastores: hypervisor.datastores.iter().map(open).collect::<Result<_, _>>()?,

@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use super::{Config, ShareKind};
+use super::{Config, HypervisorConfig, HypervisorKind, ShareKind};
+use crate::vsphere::tls::Thumbprint;
 
 /// The smallest and largest grain: a sector cluster, and what still finds holes in a sparse disk.
 const GRAIN_BYTES: std::ops::RangeInclusive<u64> = 4096..=16 << 20;
@@ -126,6 +127,42 @@ fn shares(config: &Config, found: &mut Vec<Problem>) {
     }
 }
 
+/// How a vSphere hypervisor is reached and trusted; nothing of that for others.
+fn connection(hypervisor: &HypervisorConfig, at: &str, found: &mut Vec<Problem>) {
+    let mut wrong = |key: &str, message: &str| found.push((format!("{at}.{key}"), message.to_owned()));
+    let keys = [
+        ("url", hypervisor.url.is_some()),
+        ("username", hypervisor.username.is_some()),
+        ("password-file", hypervisor.password_file.is_some()),
+        ("thumbprint", hypervisor.thumbprint.is_some()),
+        ("ca-file", hypervisor.ca_file.is_some()),
+    ];
+    match hypervisor.kind {
+        HypervisorKind::Directory => {
+            for (key, _) in keys.into_iter().filter(|(_, given)| *given) {
+                wrong(key, "it belongs to kind = \"vsphere\"");
+            }
+        }
+        HypervisorKind::Vsphere => {
+            for (key, _) in keys.into_iter().take(3).filter(|(_, given)| !given) {
+                wrong(key, "kind = \"vsphere\" needs it");
+            }
+            if hypervisor.url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
+                wrong("url", "it is no https:// address; a vCenter's or ESXi host's is https://HOST/sdk");
+            }
+            if hypervisor.thumbprint.is_some() == hypervisor.ca_file.is_some() {
+                wrong(
+                    "thumbprint",
+                    "either thumbprint or ca-file says which server is trusted; give one of them",
+                );
+            }
+            if let Some(Err(message)) = hypervisor.thumbprint.as_deref().map(Thumbprint::parse) {
+                wrong("thumbprint", &message);
+            }
+        }
+    }
+}
+
 fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
     let mut names = HashSet::new();
     for (number, hypervisor) in config.hypervisors.iter().enumerate() {
@@ -137,6 +174,7 @@ fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
                 found.push((key, format!("'{name}' is empty or names two hypervisors")));
             }
         }
+        connection(hypervisor, &at, found);
         let mut stores = HashSet::new();
         for (n, store) in hypervisor.datastores.iter().enumerate() {
             let keys = [("name", Some(&store.name)), ("uuid", store.uuid.as_ref())];

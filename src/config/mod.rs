@@ -288,6 +288,8 @@ pub struct ShareConfig {
 pub enum HypervisorKind {
     /// Datastores only, nothing to register with.
     Directory,
+    /// A vCenter or an ESXi host.
+    Vsphere,
 }
 
 /// `[[hypervisor]]`: what a CFG's servername names.
@@ -301,6 +303,16 @@ pub struct HypervisorConfig {
     pub aliases: Vec<String>,
     /// What it is.
     pub kind: HypervisorKind,
+    /// `https://host/sdk`; this and the next four are a vSphere hypervisor's.
+    pub url: Option<String>,
+    /// Who logs in.
+    pub username: Option<String>,
+    /// A file whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// SHA-256 or SHA-1 digest of the server's certificate.
+    pub thumbprint: Option<String>,
+    /// PEM file of the authorities that vouch for the server, instead of a thumbprint.
+    pub ca_file: Option<PathBuf>,
     /// `[[hypervisor.datastore]]`
     #[serde(default, rename = "datastore")]
     pub datastores: Vec<DatastoreConfig>,
@@ -383,6 +395,11 @@ impl Config {
                 name: "local".into(),
                 aliases: Vec::new(),
                 kind: HypervisorKind::Directory,
+                url: None,
+                username: None,
+                password_file: None,
+                thumbprint: None,
+                ca_file: None,
                 datastores: vec![DatastoreConfig {
                     name: "datastore1".into(),
                     uuid: None,

@@ -119,7 +119,8 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
         for key in keys.iter().filter(|key| *key != "datastore") {
             let everywhere = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(
-                section.contains(&format!("\n{key} = ")) || (table == "[[share]]" && everywhere),
+                section.contains(&format!("\n{key} = "))
+                    || (["[[share]]", "[[hypervisor]]"].contains(&table) && everywhere),
                 "{table} {key}"
             );
         }
@@ -140,4 +141,32 @@ proptest! {
             let _ = parse(&text);
         }
     }
+}
+
+#[test]
+fn a_vsphere_hypervisor_says_whom_it_trusts() {
+    let parse = |more: &str| {
+        let text = format!(
+            "[[share]]\nname = \"import\"\nkind = \"import\"\n[[hypervisor]]\nname = \"vc\"\nkind = \"vsphere\"\n{more}\n\
+             [[hypervisor.datastore]]\nname = \"ds1\"\npath = \"/srv/ds1\"\n"
+        );
+        parse(&text).map_err(|error| error.to_string())
+    };
+    let login = "url = \"https://vc/sdk\"\nusername = \"u\"\npassword-file = \"/p\"\n";
+    let sha1 = "AB:".repeat(19) + "AB";
+    parse(&format!("{login}thumbprint = \"{sha1}\"")).unwrap();
+    parse(&format!("{login}ca-file = \"/ca.pem\"")).unwrap();
+    for (more, part) in [
+        (login.to_owned(), "either thumbprint or ca-file"),
+        (format!("{login}thumbprint = \"{sha1}\"\nca-file = \"/ca.pem\""), "either thumbprint or ca-file"),
+        (format!("{login}thumbprint = \"AB:CD\""), "neither a SHA-256 thumbprint"),
+        (format!("thumbprint = \"{sha1}\""), "hypervisor.password-file: kind = \"vsphere\" needs it"),
+        (login.replace("https", "http") + "ca-file = \"/ca.pem\"", "no https:// address"),
+    ] {
+        let error = parse(&more).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let text = "[[hypervisor]]\nname = \"a\"\nkind = \"directory\"\nusername = \"u\"\n";
+    let error = Config::parse(Path::new("x"), text).unwrap_err().to_string();
+    assert!(error.contains("line 4") && error.contains("it belongs to kind = \"vsphere\""), "{error}");
 }

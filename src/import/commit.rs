@@ -6,7 +6,6 @@ use super::formats::descriptor::{self, Descriptor};
 use super::formats::log_text::{Event, session_block};
 use super::formats::names::Kind;
 use super::formats::vmcfg;
-use super::formats::vmx::Vmx;
 use super::plan::Plan;
 use super::preflight::{self, Examined, Resolved};
 use super::session::{Fault, Inner, Session, digest, fold_name};
@@ -16,22 +15,22 @@ use crate::journal::{ObjectKind, Record};
 impl Session {
     /// Takes up a small file that its client closed.
     pub(super) fn commit_small(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
-        let mut inner = self.lock();
         match kind {
-            Kind::Cfg => self.commit_cfg(&mut inner, name, bytes),
-            Kind::Vmx => self.commit_vmx(&mut inner, name, bytes),
-            Kind::Descriptor(number) => self.commit_descriptor(&mut inner, number, name, bytes),
-            _ => self.put_beside(&mut inner, name, name, bytes),
+            // An editor truncates first and writes then; there is nothing to say about the moment between.
+            Kind::Cfg if bytes.is_empty() => Ok(()),
+            Kind::Cfg => {
+                // An inventory may take long to answer: not under the lock, or the session could not even be listed.
+                let examined = preflight::examine(bytes, self.shared.on_conflict, &self.shared.hypervisors);
+                self.commit_cfg(&mut self.lock(), name, examined)
+            }
+            Kind::Vmx => self.commit_vmx(name, bytes),
+            Kind::Descriptor(number) => self.commit_descriptor(&mut self.lock(), number, name, bytes),
+            _ => self.put_beside(&mut self.lock(), name, name, bytes),
         }
     }
 
     /// A CFG was closed. What is wrong with it stands in `.cfg.err` and is no failure of the CLOSE: the client did its part.
-    fn commit_cfg(&self, inner: &mut Inner, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
-        if bytes.is_empty() {
-            // An editor truncates first and writes then; there is nothing to say about the moment between.
-            return Ok(());
-        }
-        let examined = preflight::examine(bytes, self.shared.on_conflict, &self.shared.hypervisors);
+    fn commit_cfg(&self, inner: &mut Inner, name: &str, examined: Examined<'_>) -> Result<(), ImportError> {
         for warning in &examined.warnings {
             self.log.line(&Event::Note(&warning.to_string()).to_string());
         }
@@ -64,11 +63,16 @@ impl Session {
         let mut own = Vec::new();
         if let State::Receiving(receiving) = &mut inner.state {
             let changed = examined.cfg.as_ref().map(|cfg| receiving.plan.asked.changed_destinations(cfg));
+            let moved = examined.cfg.as_ref().is_some_and(|cfg| !receiving.plan.asked.registers_like(cfg));
+            let obstacles = if moved { examined.inventory_problems() } else { Vec::new() };
             // Without data its directories may be gone: somebody tidied the datastore up.
             let there = receiving.has_data() || self.has_directories(&receiving.plan);
             match changed {
                 Some(keys) if keys.is_empty() && examined.problems.is_empty() && there => {
-                    return self.adopt(receiving, examined);
+                    if obstacles.is_empty() {
+                        return self.adopt(receiving, examined);
+                    }
+                    return Err(obstacles);
                 }
                 Some(keys) if receiving.has_data() => {
                     let told = "data has arrived, so its destination can't change any more; the session goes on with \
@@ -90,7 +94,7 @@ impl Session {
         };
         self.sweep(inner, &examined)
             .map_err(|error| vec![examined.problem("directory", error.to_string())])?;
-        let Resolved { plan, redirects, rooms } = examined.resolve(ours)?;
+        let Resolved { plan, redirects, rooms, notes } = examined.resolve(ours)?;
         let internal = |error: String| vec![plan.asked.problem("", error)];
         self.give_back(inner).map_err(|error| internal(error.to_string()))?;
         self.make_directories(inner, &plan)?;
@@ -103,8 +107,8 @@ impl Session {
         for text in session_block(&self.display(""), &plan.taken) {
             self.log.line(&text);
         }
-        for warning in rooms.iter().filter_map(preflight::Room::warning) {
-            self.log.line(&warning);
+        for note in rooms.iter().filter_map(preflight::Room::warning).chain(notes) {
+            self.log.line(&Event::Note(&note).to_string());
         }
         inner.state = State::Receiving(Box::new(Receiving::new(plan)));
         Ok(())
@@ -207,39 +211,8 @@ impl Session {
         Ok(())
     }
 
-    /// The VMX was closed: it goes to its datastore with its disks' new names, once for each content.
-    fn commit_vmx(&self, inner: &mut Inner, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
-        let path = self.display(name);
-        let in_error = Self::in_error(inner);
-        let receiving = inner.state.receiving(&path, in_error.as_deref())?;
-        receiving.enter_vmx(&path)?;
-        let digest = digest(bytes);
-        if receiving.imported == Some(digest) {
-            return Ok(());
-        }
-        let plan = receiving.plan.clone();
-        let target = plan.place.vmfs(plan.taken.target_vmx());
-        self.log.line(&Event::Importing(&target).to_string());
-        let refused = |error: super::formats::vmx::VmxError| ImportError::Refused {
-            path: path.clone(),
-            why: error.to_string(),
-        };
-        let mut vmx = Vmx::parse(bytes).map_err(refused)?;
-        let copied = |file: &str| inner.files.contains_key(&fold_name(file));
-        for change in vmx.rewrite(&plan.for_vmx(), copied).map_err(refused)? {
-            self.log.line(&change.to_string());
-        }
-        self.put_beside(inner, name, plan.taken.target_vmx(), &vmx.to_bytes())?;
-        self.record(&Record::VmxImported { digest })?;
-        if let State::Receiving(receiving) = &mut inner.state {
-            receiving.imported = Some(digest);
-        }
-        self.log.line(&Event::DoneImporting(&target).to_string());
-        Ok(())
-    }
-
     /// Puts a file into the VMX's directory.
-    fn put_beside(
+    pub(super) fn put_beside(
         &self,
         inner: &mut Inner,
         name: &str,

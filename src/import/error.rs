@@ -80,6 +80,14 @@ pub enum ImportError {
         /// A sentence.
         why: String,
     },
+    /// All data is in place, and the hypervisor did not take the virtual machine.
+    #[error("{path}: {why}; nothing is lost: when that is mended, copy the VMX again")]
+    Unregistered {
+        /// The VMX.
+        path: String,
+        /// A sentence.
+        why: String,
+    },
     /// A disk or its datastore failed.
     #[error("{path}: {source}")]
     Disk {

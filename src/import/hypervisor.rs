@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::ImportError;
 use crate::datastore::Datastore;
+use crate::inventory::Inventory;
 
 /// A datastore as a hypervisor knows it.
 pub struct DatastoreEntry {
@@ -23,6 +24,8 @@ pub struct Hypervisor {
     pub aliases: Vec<String>,
     /// What it can write to.
     pub datastores: Vec<DatastoreEntry>,
+    /// Where virtual machines are registered; `None` where there are datastores only.
+    pub inventory: Option<Arc<dyn Inventory>>,
 }
 
 impl Hypervisor {

@@ -4,10 +4,10 @@
 //! - [`state`]: the steps cfg → extents → differentials → vmx; [`plan`]: where everything goes
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
-//! - [`commit`]: what a CFG, VMX or descriptor does when it is closed; [`merge`]: differentials
+//! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`names`]: deleting and renaming; [`formats`]: the texts; [`log`]: import.log
 //!
-//! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`]. No SMB, no sockets, no
+//! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and [`crate::inventory`]. No SMB, no sockets, no
 //! tokio: calls block, and errors are sentences ([`ImportError`]).
 
 mod commit;
@@ -21,6 +21,7 @@ mod merge;
 mod names;
 pub mod plan;
 pub mod preflight;
+mod registration;
 mod replay;
 pub mod session;
 pub mod snapshot;

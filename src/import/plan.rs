@@ -122,6 +122,9 @@ impl Plan {
     pub fn with(&self, asked: Cfg) -> Self {
         let mut taken = asked.clone();
         taken.directory.clone_from(&self.taken.directory);
+        if asked.vm_name == self.asked.vm_name {
+            taken.vm_name.clone_from(&self.taken.vm_name);
+        }
         for (disk, before) in taken.disks.iter_mut().zip(&self.taken.disks) {
             disk.directory.clone_from(&before.directory);
         }

@@ -12,6 +12,7 @@ use super::formats::conflict::{self, Redirect};
 use super::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 use super::plan::Plan;
 use crate::datastore::Space;
+use crate::inventory::{Checked, Inventory, Store, Wanted};
 
 /// A CFG that was read, against the configuration but not yet against what lies on the datastores.
 pub struct Examined<'a> {
@@ -23,6 +24,10 @@ pub struct Examined<'a> {
     pub problems: Vec<CfgProblem>,
     draft: Draft,
     hypervisor: Option<&'a Hypervisor>,
+    /// What an inventory found; apart from `problems`, as a session that has its data asks only for some of it.
+    found: Checked,
+    /// Datastores that the inventory knows by another name than the configuration (by UUID), to the configuration's.
+    names: BTreeMap<String, String>,
 }
 
 /// What the disks of a CFG need of one datastore.
@@ -58,21 +63,36 @@ pub struct Resolved {
     pub redirects: Vec<Redirect>,
     /// Space, for each datastore that gets something.
     pub rooms: Vec<Room>,
+    /// What else is worth a line.
+    pub notes: Vec<String>,
 }
 
-/// Reads a CFG and looks up what it names. `on_conflict` is what a file without that key gets.
+/// Reads a CFG and looks up what it names, in the hypervisor's inventory too: that may take long. `on_conflict` is what a
+/// file without that key gets.
 pub fn examine<'a>(bytes: &[u8], on_conflict: OnConflict, hypervisors: &'a Hypervisors) -> Examined<'a> {
     let parsed = cfg::parse(bytes, on_conflict);
     let (cfg, problems) = match parsed.cfg {
         Ok(cfg) => (Some(cfg), Vec::new()),
         Err(problems) => (None, problems),
     };
-    let mut examined =
-        Examined { warnings: parsed.warnings, cfg, problems, draft: parsed.draft, hypervisor: None };
+    let mut examined = Examined {
+        warnings: parsed.warnings,
+        cfg,
+        problems,
+        draft: parsed.draft,
+        hypervisor: None,
+        found: Checked::default(),
+        names: BTreeMap::new(),
+    };
     if let Some(name) = examined.draft.server_name.clone() {
         examined.hypervisor = hypervisors.find(&name);
         match examined.hypervisor {
-            Some(hypervisor) => examined.look_up(hypervisor),
+            Some(hypervisor) => {
+                if let Some(inventory) = &hypervisor.inventory {
+                    examined.ask(hypervisor, inventory.as_ref());
+                }
+                examined.look_up(hypervisor);
+            }
             None => {
                 let known: Vec<_> = hypervisors.0.iter().map(|h| h.name.as_str()).collect();
                 let message =
@@ -87,8 +107,57 @@ pub fn examine<'a>(bytes: &[u8], on_conflict: OnConflict, hypervisors: &'a Hyper
 }
 
 impl Examined<'_> {
+    /// What stands in the way in the inventory, as far as the CFG can be read; and what the names of datastores mean there.
+    fn ask(&mut self, hypervisor: &Hypervisor, inventory: &dyn Inventory) {
+        let mut stores: Vec<Store> = Vec::new();
+        for (number, place) in self.draft.places.iter().enumerate() {
+            let Some(dsname) = place.datastore.as_deref() else { continue };
+            if hypervisor.datastore(dsname).is_none() && !self.names.contains_key(dsname) {
+                // An error here comes again from the check below, with everything else.
+                let known = inventory.datastore_name(&self.draft.inventory.datacenter, dsname);
+                if let Ok(Some(name)) = known {
+                    self.names.insert(dsname.to_owned(), name);
+                }
+            }
+            let name = self.entry_of(hypervisor, dsname).map_or(dsname, |entry| &entry.name);
+            let at = stores.iter().position(|store| store.name == name).unwrap_or(stores.len());
+            if at == stores.len() {
+                let key = place.datastore_key.clone();
+                stores.push(Store { key, name: name.to_owned(), size_key: String::new(), thick: 0, thin: 0 });
+            }
+            let Some(disk) = number.checked_sub(1) else { continue };
+            let store = &mut stores[at];
+            let sum = if place.thick { &mut store.thick } else { &mut store.thin };
+            *sum = sum.saturating_add(place.size);
+            store.size_key = format!("vmdk.{disk}.size");
+        }
+        // A disk without a datastore of its own follows the VM's, whose line is the one to change.
+        for store in stores.iter_mut().filter(|store| !self.draft.has(&store.key)) {
+            "dsname".clone_into(&mut store.key);
+        }
+        let wanted = Wanted {
+            place: self.draft.inventory.clone(),
+            vm_name: self.draft.vm_name.clone().unwrap_or_default(),
+            register: self.draft.register,
+            stop_on_conflict: self.draft.on_conflict == OnConflict::Stop && self.draft.vm_name.is_some(),
+            stores,
+        };
+        self.found = inventory.check(&wanted);
+    }
+
+    /// What the inventory found, in the form of the CFG's own errors.
+    pub fn inventory_problems(&self) -> Vec<CfgProblem> {
+        self.found.problems.iter().map(|p| self.draft.problem(&p.key, p.message.clone())).collect()
+    }
+
+    /// The configured datastore that a CFG calls `dsname`.
+    fn entry_of<'h>(&self, hypervisor: &'h Hypervisor, dsname: &str) -> Option<&'h DatastoreEntry> {
+        let known = hypervisor.datastore(dsname);
+        known.or_else(|| hypervisor.datastore(self.names.get(dsname)?))
+    }
+
     fn look_up(&mut self, hypervisor: &Hypervisor) {
-        if self.draft.register {
+        if self.draft.register && hypervisor.inventory.is_none() {
             let message = format!(
                 "'{}' has datastores only, nothing to register with; set register-after-import = 0",
                 hypervisor.name
@@ -98,19 +167,27 @@ impl Examined<'_> {
         for place in &self.draft.places {
             let key = &place.datastore_key;
             let Some(dsname) = place.datastore.as_deref().filter(|_| self.draft.has(key)) else { continue };
-            if hypervisor.datastore(dsname).is_none() {
-                let known: Vec<_> = hypervisor.datastores.iter().map(|d| d.name.as_str()).collect();
-                let message = format!(
-                    "'{}' has no datastore '{dsname}'; it has: {}",
-                    hypervisor.name,
-                    known.join(", ")
-                );
-                self.problems.push(self.draft.problem(key, message));
+            if self.entry_of(hypervisor, dsname).is_some() {
+                continue;
             }
+            let known: Vec<_> = hypervisor.datastores.iter().map(|d| d.name.as_str()).collect();
+            let (name, known) = (&hypervisor.name, known.join(", "));
+            let message = match (&hypervisor.inventory, self.names.get(dsname)) {
+                (None, _) => format!("'{name}' has no datastore '{dsname}'; it has: {known}"),
+                (Some(_), Some(store)) => format!(
+                    "the datastore '{store}' of '{name}' is not mounted here; add it with its path to the configuration, or \
+                     choose one that is: {known}"
+                ),
+                // The inventory's own answer says more.
+                (Some(_), None) => continue,
+            };
+            self.problems.push(self.draft.problem(key, message));
         }
         // The same clash within one spelling is the file's own error already.
-        let identity = |dsname: &str| hypervisor.datastore(dsname).map_or(dsname, |d| &d.name).to_owned();
-        for (key, first, place) in self.cfg.iter().flat_map(|cfg| duplicate_destinations(cfg, identity)) {
+        let identity =
+            |dsname: &str| self.entry_of(hypervisor, dsname).map_or(dsname, |d| &d.name).to_owned();
+        let clashes: Vec<_> = self.cfg.iter().flat_map(|cfg| duplicate_destinations(cfg, identity)).collect();
+        for (key, first, place) in clashes {
             let message =
                 format!("its destination {place} is that of {first} too; rename one or change its directory");
             self.problems.push(self.draft.problem(&key, message));
@@ -125,7 +202,7 @@ impl Examined<'_> {
     /// Every place that it names, as far as that can be told: datastore and directory, deeper ones first.
     pub fn places(&self) -> Vec<(&DatastoreEntry, &str)> {
         let places = self.draft.places.iter().filter_map(|place| {
-            let entry = self.hypervisor?.datastore(place.datastore.as_deref()?)?;
+            let entry = self.entry_of(self.hypervisor?, place.datastore.as_deref()?)?;
             Some((entry, place.directory.as_deref()?))
         });
         let mut places: Vec<_> = places.collect();
@@ -137,7 +214,11 @@ impl Examined<'_> {
     /// datastore's name, is the session's own from an earlier CFG, and so in nobody's way.
     pub fn resolve(mut self, ours: impl Fn(&str, &str) -> bool) -> Result<Resolved, Vec<CfgProblem>> {
         let Some(hypervisor) = self.hypervisor else { return Err(self.problems) };
-        let exists = |dsname: &str, directory: &str| match hypervisor.datastore(dsname) {
+        self.problems.extend(self.inventory_problems());
+        let names = std::mem::take(&mut self.names);
+        let entry_of =
+            |dsname: &str| hypervisor.datastore(dsname).or_else(|| hypervisor.datastore(names.get(dsname)?));
+        let exists = |dsname: &str, directory: &str| match entry_of(dsname) {
             Some(entry) if ours(&entry.name, directory) => Ok(false),
             Some(entry) => entry.store.exists(directory).map_err(|error| {
                 format!("the datastore {} can't be asked about {directory}: {error}", entry.name)
@@ -151,22 +232,32 @@ impl Examined<'_> {
             cfg::sort(&mut self.problems);
             return Err(self.problems);
         };
-        let (taken, redirects) = match asked.on_conflict {
+        let (mut taken, mut redirects) = match asked.on_conflict {
             OnConflict::Stop => (asked.clone(), Vec::new()),
             OnConflict::Rename => {
-                let identity =
-                    |dsname: &str| hypervisor.datastore(dsname).map_or(dsname, |d| &d.name).to_owned();
+                let identity = |dsname: &str| entry_of(dsname).map_or(dsname, |d| &d.name).to_owned();
                 conflict::renamed(&asked, identity, exists)
                     .map_err(|error| vec![asked.problem("directory", error.to_string())])?
             }
         };
+        if let (Some(inventory), OnConflict::Rename, true) =
+            (&hypervisor.inventory, asked.on_conflict, asked.register)
+        {
+            let taken_name =
+                conflict::free_name(&asked.vm_name, |name| inventory.vm_exists(&asked.inventory(), name))
+                    .map_err(|error| vec![asked.problem("vmname", error.to_string())])?;
+            if taken_name != asked.vm_name {
+                redirects.push(Redirect { from: asked.vm_name.clone(), to: taken_name.clone() });
+                taken.vm_name = taken_name;
+            }
+        }
         let names: Vec<_> = std::iter::once(&asked.datastore)
             .chain(asked.disks.iter().map(|disk| &disk.datastore))
-            .map(|dsname| hypervisor.datastore(dsname).map_or(dsname, |d| &d.name).clone())
+            .map(|dsname| entry_of(dsname).map_or(dsname, |d| &d.name).clone())
             .collect();
         let plan = Plan::new(&hypervisor.name, asked, taken, &names);
         let rooms = rooms(&plan, hypervisor)?;
-        Ok(Resolved { plan, redirects, rooms })
+        Ok(Resolved { plan, redirects, rooms, notes: self.found.notes })
     }
 }
 

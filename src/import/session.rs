@@ -140,6 +140,8 @@ pub struct Session {
     pub(super) cache: PathBuf,
     pub(super) log: SessionLog,
     pub(super) journal: Arc<Journal>,
+    /// Held while a VMX is imported: registering takes long, and a second close of the VMX must not register twice.
+    pub(super) importing: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
@@ -189,6 +191,7 @@ impl Session {
             cache: cache.to_owned(),
             log,
             journal: Arc::new(journal),
+            importing: Mutex::new(()),
             inner: Mutex::new(inner),
         });
         session.replay(history)?;

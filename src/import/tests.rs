@@ -26,7 +26,12 @@ pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
     let twins = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
     let hypervisors = [("local", datastores), ("second", twins)];
     let hypervisors = hypervisors
-        .map(|(name, datastores)| Hypervisor { name: name.into(), aliases: Vec::new(), datastores })
+        .map(|(name, datastores)| Hypervisor {
+            name: name.into(),
+            aliases: Vec::new(),
+            datastores,
+            inventory: None,
+        })
         .into();
     Engine::new(EngineSettings::new(root.join("data"), hypervisors)).unwrap()
 }

@@ -95,6 +95,9 @@ pub struct Target {
     pub note: Option<String>,
 }
 
+/// A pool, its compute resource, its path.
+type Pool = (Ref, Ref, String);
+
 /// A name as the inventory writes it: `%`, `/` and `\` are escaped there.
 pub fn stored_name(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
@@ -305,7 +308,7 @@ impl Client {
         datacenter: &Datacenter,
         computes: &[Compute],
         wanted: &str,
-    ) -> Result<(Vec<(Ref, Ref, String)>, String), VsphereError> {
+    ) -> Result<(Vec<Pool>, String), VsphereError> {
         let all = self.below(&datacenter.host_folder, "ResourcePool", &["name", "parent", "owner"])?;
         let by_reference: BTreeMap<&Ref, &Object> = all.iter().map(|pool| (&pool.reference, pool)).collect();
         let path_of = |pool: &Object| {
@@ -386,9 +389,7 @@ impl Client {
             }
             wanted => {
                 let (found, paths) = self.pools(datacenter, &computes, wanted).map_err(at("resourcepool"))?;
-                let here = |(_, owner, _): &&(Ref, Ref, String)| {
-                    named.as_ref().is_none_or(|host| host.compute == *owner)
-                };
+                let here = |(_, owner, _): &&Pool| named.as_ref().is_none_or(|host| host.compute == *owner);
                 match found.iter().filter(here).collect::<Vec<_>>().as_slice() {
                     [(pool, owner, _)] => (pool.clone(), owner.clone()),
                     [] if !found.is_empty() => {

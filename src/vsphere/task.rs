@@ -70,10 +70,11 @@ pub(crate) mod tests {
     use crate::vsphere::testing::{Script, fault, script_client};
 
     pub(crate) fn update(properties: &[(&str, &str)]) -> String {
-        let set: String = properties
+        let set: Vec<_> = properties
             .iter()
             .map(|(name, value)| format!("<changeSet><name>{name}</name><op>assign</op>{value}</changeSet>"))
             .collect();
+        let set = set.concat();
         format!(
             "<returnval><version>2</version><filterSet><objectSet><kind>modify</kind><obj type=\"Task\">t-1</obj>{set}\
              </objectSet></filterSet></returnval>"

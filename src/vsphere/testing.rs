@@ -122,14 +122,15 @@ pub(crate) fn script_client(script: &Script) -> Client {
 
 /// One object of a RetrievePropertiesEx answer. A value that begins with `<val` is taken as it stands.
 pub(crate) fn object(kind: &str, id: &str, properties: &[(&str, &str)]) -> String {
-    let set: String = properties
+    let set: Vec<_> = properties
         .iter()
-        .map(|(name, value)| match value.starts_with("<val") {
-            true => format!("<propSet><name>{name}</name>{value}</propSet>"),
-            false => format!("<propSet><name>{name}</name><val>{value}</val></propSet>"),
+        .map(|(name, value)| {
+            let value =
+                if value.starts_with("<val") { (*value).to_owned() } else { format!("<val>{value}</val>") };
+            format!("<propSet><name>{name}</name>{value}</propSet>")
         })
         .collect();
-    format!("<objects><obj type=\"{kind}\">{id}</obj>{set}</objects>")
+    format!("<objects><obj type=\"{kind}\">{id}</obj>{}</objects>", set.concat())
 }
 
 /// A small inventory: datacenter `dc`; `cluster` with esx1 and pool `low`, and esx2 `alone`; datastores ds1, ds2; folder
@@ -237,11 +238,11 @@ impl Site {
         script.always("CreateContainerView", "<returnval type=\"ContainerView\">v-1</returnval>");
         script.always("DestroyView", "");
         let list = |kind: &str, ids: &[&str]| {
-            let refs: String = ids
+            let refs: Vec<_> = ids
                 .iter()
                 .map(|id| format!("<ManagedObjectReference type=\"{kind}\">{id}</ManagedObjectReference>"))
                 .collect();
-            format!("<val>{refs}</val>")
+            format!("<val>{}</val>", refs.concat())
         };
         let datacenter = object(
             "Datacenter",

@@ -117,7 +117,7 @@ impl Element {
             if key == "type" {
                 element.kind = value.into_owned();
             } else {
-                element.xsi_type = value.rsplit(':').next().unwrap_or_default().to_owned();
+                value.rsplit(':').next().unwrap_or_default().clone_into(&mut element.xsi_type);
             }
         }
         Ok(element)
@@ -159,6 +159,7 @@ fn append(open: &mut [Element], text: &str) {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // what map_err hands over
 fn malformed(error: impl ToString) -> XmlError {
     XmlError::Malformed(error.to_string())
 }
@@ -207,6 +208,7 @@ impl Writer {
     }
 
     /// An element with a text or number.
+    #[allow(clippy::needless_pass_by_value)] // numbers and flags, which read better without a &
     pub fn value(&mut self, name: &str, value: impl ToString) -> &mut Self {
         let _ = write!(self.text, "<{name}>{}</{name}>", escaped(&value.to_string()));
         self

@@ -57,7 +57,8 @@ impl World {
         };
         let store = Arc::new(DirectoryDatastore::open(&root.path().join("datastore1")).unwrap());
         let datastores = vec![DatastoreEntry { name: "datastore1".into(), uuid: None, store }];
-        let hypervisor = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores };
+        let hypervisor =
+            Hypervisor { name: "local".into(), aliases: Vec::new(), datastores, inventory: None };
         let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![hypervisor]));
         let entry = |name: &str, share: Arc<dyn Share>, encrypt: bool, users: Vec<String>| {
             let (name, comment, kind) = (name.to_owned(), String::new(), ShareKind::Disk);

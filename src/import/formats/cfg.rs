@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use super::cfg_check;
 use crate::datastore::Provisioning;
+use crate::inventory;
 
 /// Longest CFG. The appliance's own have 150 lines and some 200 more a disk; this holds 256 disks with their comments.
 pub const CFG_BYTES_MAX: usize = 1 << 20;
@@ -155,6 +156,22 @@ impl Cfg {
         self.vmx_rename.as_deref().unwrap_or(&self.vmx_name)
     }
 
+    /// Where in an inventory it goes.
+    pub fn inventory(&self) -> inventory::Place {
+        inventory::Place {
+            datacenter: self.datacenter.clone(),
+            folder: self.folder.clone(),
+            host: self.host_system.clone(),
+            pool: self.resource_pool.clone(),
+        }
+    }
+
+    /// Whether `other` is registered otherwise.
+    pub fn registers_like(&self, other: &Self) -> bool {
+        let same = self.inventory() == other.inventory() && self.vm_name == other.vm_name;
+        self.register == other.register && (same || !other.register)
+    }
+
     /// The line that holds `key`, counted from 1.
     pub fn line(&self, key: &str) -> Option<u32> {
         self.lines.get(key).copied()
@@ -241,6 +258,10 @@ pub struct Draft {
     pub register: bool,
     /// `on-conflict`.
     pub on_conflict: OnConflict,
+    /// `vmname`.
+    pub vm_name: Option<String>,
+    /// `datacenter`, `folder`, `hostsystem` and `resourcepool`.
+    pub inventory: inventory::Place,
     /// The VMX's place, then those of the disks.
     pub places: Vec<DraftPlace>,
     pub(super) lines: BTreeMap<String, u32>,
@@ -257,6 +278,10 @@ pub struct DraftPlace {
     pub directory_key: String,
     /// Its value, or the VM's where the disk has none of its own.
     pub directory: Option<String>,
+    /// Bytes of the disk there, and whether it takes them at once.
+    pub size: u64,
+    /// Thick.
+    pub thick: bool,
 }
 
 impl Draft {

@@ -7,6 +7,7 @@ use super::cfg::{
     ends_with_ignore_case,
 };
 use crate::datastore::Provisioning;
+use crate::inventory;
 
 /// The largest virtual disk of VMFS and NFS datastores: 62 TiB.
 pub const DISK_BYTES_MAX: u64 = 62 << 40;
@@ -166,15 +167,24 @@ impl Checker {
         let access_time = self.integer("access-time", i64::MIN as i128, i64::MAX as i128);
         let lines: BTreeMap<_, _> =
             self.entries.iter().map(|(key, entry)| (key.clone(), entry.line)).collect();
+        let inventory = inventory::Place {
+            datacenter: self.optional_text("datacenter").unwrap_or_default(),
+            folder: self.optional_text("folder").unwrap_or_default(),
+            host: self.optional_text("hostsystem").unwrap_or_default(),
+            pool: self.optional_text("resourcepool").unwrap_or_default(),
+        };
         self.draft = Draft {
             server_name: server_name.clone(),
             register,
             on_conflict,
+            vm_name: vm_name.clone(),
+            inventory: inventory.clone(),
             places: vec![DraftPlace {
                 datastore_key: "dsname".to_owned(),
                 datastore: datastore.clone(),
                 directory_key: "directory".to_owned(),
                 directory: directory.clone(),
+                ..DraftPlace::default()
             }],
             lines: lines.clone(),
         };
@@ -183,10 +193,10 @@ impl Checker {
             vm_name: vm_name?,
             vm_uuid: self.optional_text("vmuuid").unwrap_or_default(),
             server_name: server_name?,
-            datacenter: self.optional_text("datacenter").unwrap_or_default(),
-            folder: self.optional_text("folder").unwrap_or_default(),
-            host_system: self.optional_text("hostsystem").unwrap_or_default(),
-            resource_pool: self.optional_text("resourcepool").unwrap_or_default(),
+            datacenter: inventory.datacenter,
+            folder: inventory.folder,
+            host_system: inventory.host,
+            resource_pool: inventory.pool,
             datastore: datastore?,
             directory: directory?,
             vmx_name: vmx_name?,
@@ -397,14 +407,16 @@ impl Checker {
         };
         // Where the VM's own directory is wrong, that is reported already: any default will do to go on.
         let own_directory = self.directory(&key("directory"), Some(directory.unwrap_or_default()));
+        let size = self.size(&key("size"));
+        let provisioning = self.provisioning(&key("type"));
         self.draft.places.push(DraftPlace {
             datastore_key: key("dsname"),
             datastore: own_datastore.clone(),
             directory_key: key("directory"),
             directory: own_directory.clone().filter(|directory| !directory.is_empty()),
+            size: size.unwrap_or_default(),
+            thick: provisioning == Some(Provisioning::Thick),
         });
-        let size = self.size(&key("size"));
-        let provisioning = self.provisioning(&key("type"));
         let disk = Vmdk {
             name: name?,
             rename,

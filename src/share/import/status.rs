@@ -6,6 +6,7 @@
 //! | a step out of order | MEDIA_WRITE_PROTECTED | give up; robocopy's retry would not help |
 //! | past the disk's size, a cache file too large, datastore full, a limit | DISK_FULL | give up on the job |
 //! | refused contents (VMX, descriptor, differential) | INVALID_PARAMETER | report the file as failed |
+//! | the hypervisor does not register the VM | IO_DEVICE_ERROR | report the VMX as failed |
 //! | not found, exists, directory or not | the same in NT terms | |
 //! | in use | SHARING_VIOLATION | try again: the only one where that helps |
 //! | any other failure of a datastore | IO_DEVICE_ERROR | report |

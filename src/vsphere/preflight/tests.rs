@@ -3,6 +3,9 @@ use super::*;
 use crate::inventory::Store as WantedStore;
 use crate::vsphere::testing::{Site, fault, script_client};
 
+/// A key of the CFG, what is changed, part of the sentence that comes of it.
+type Case<T> = (&'static str, fn(&mut T), &'static str);
+
 fn wanted() -> Wanted {
     let store = WantedStore {
         key: "dsname".into(),
@@ -62,7 +65,7 @@ fn login_and_reach() {
 
 #[test]
 fn each_name_that_is_not_there() {
-    let cases: [(&str, fn(&mut Wanted), &str); 7] = [
+    let cases: [Case<Wanted>; 7] = [
         (
             "datacenter",
             |w| w.place.datacenter = "nowhere".into(),
@@ -109,7 +112,7 @@ fn each_name_that_is_not_there() {
 
 #[test]
 fn each_state_that_is_wrong() {
-    let cases: [(&str, fn(&mut Site), &str); 7] = [
+    let cases: [Case<Site>; 7] = [
         ("dsname", |s| s.accessible = false, "no host reaches the datastore 'ds1'; connect it"),
         ("dsname", |s| s.maintenance = "inMaintenance", "the datastore 'ds1' is in maintenance mode"),
         ("vmdk.0.size", |s| s.free = 99, "thick disks need 100 bytes on 'ds1', 99 are free"),

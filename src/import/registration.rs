@@ -1,0 +1,128 @@
+//! What happens when a VMX has arrived: it goes to its datastore with its disks' new names, and where the CFG asks for it
+//! becomes a virtual machine of the hypervisor's inventory.
+
+use std::sync::{Arc, PoisonError};
+
+use super::error::ImportError;
+use super::formats::log_text::Event;
+use super::formats::vmx::{Vmx, VmxError};
+use super::plan::Plan;
+use super::session::{Fault, Session, digest, fold_name};
+use super::state::State;
+use crate::inventory::{Inventory, Registration};
+use crate::journal::Record;
+
+impl Session {
+    /// The VMX was closed: once for each content. The session's lock is not held while the hypervisor works.
+    pub(super) fn commit_vmx(&self, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
+        let _one_at_a_time = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.display(name);
+        let digest = digest(bytes);
+        let (plan, copied) = {
+            let mut inner = self.lock();
+            let in_error = Self::in_error(&inner);
+            let receiving = inner.state.receiving(&path, in_error.as_deref())?;
+            receiving.enter_vmx(&path)?;
+            if receiving.imported == Some(digest) {
+                return Ok(());
+            }
+            let plan = receiving.plan.clone();
+            let copied: Vec<_> = inner.files.keys().cloned().collect();
+            (plan, copied)
+        };
+        let target = plan.place.vmfs(plan.taken.target_vmx());
+        self.log.line(&Event::Importing(&target).to_string());
+        let outcome = self.import_vmx(name, bytes, &plan, &copied);
+        let mut inner = self.lock();
+        let before = inner.faults.len();
+        inner.faults.retain(|fault| fault.file != fold_name(name));
+        if let Err(error) = outcome {
+            // It can be tried again by copying the VMX again, also after a restart.
+            inner.faults.push(Fault { file: fold_name(name), disk: None, text: error.to_string() });
+            self.report(&mut inner)?;
+            return Err(error);
+        }
+        if inner.faults.len() < before {
+            self.report(&mut inner)?;
+        }
+        self.record(&Record::VmxImported { digest })?;
+        if let State::Receiving(receiving) = &mut inner.state {
+            receiving.imported = Some(digest);
+        }
+        self.log.line(&Event::DoneImporting(&target).to_string());
+        Ok(())
+    }
+
+    fn import_vmx(&self, name: &str, bytes: &[u8], plan: &Plan, files: &[String]) -> Result<(), ImportError> {
+        let path = self.display(name);
+        let refused = |error: VmxError| ImportError::Refused { path: path.clone(), why: error.to_string() };
+        let mut vmx = Vmx::parse(bytes).map_err(refused)?;
+        let copied = |file: &str| files.contains(&fold_name(file));
+        for change in vmx.rewrite(&plan.for_vmx(), copied).map_err(refused)? {
+            self.log.line(&change.to_string());
+        }
+        let inventory = match self.shared.hypervisors.find(&plan.hypervisor) {
+            Some(hypervisor) if plan.taken.register => hypervisor.inventory.clone(),
+            _ => None,
+        };
+        let mut registration = None;
+        if let Some(inventory) = &inventory {
+            registration = Some(self.identify(inventory, plan, &mut vmx, &path)?);
+        }
+        self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes())?;
+        let (Some(inventory), Some(registration)) = (inventory, registration) else { return Ok(()) };
+        let done = inventory
+            .register(&registration)
+            .map_err(|error| ImportError::Unregistered { path: path.clone(), why: error.to_string() })?;
+        for note in &done.notes {
+            self.log.line(&Event::Note(note).to_string());
+        }
+        let again = if done.before { "was registered already" } else { "registered" };
+        self.log.line(&Event::Note(&format!("{} {again} as {}", registration.vm_name, done.id)).to_string());
+        Ok(())
+    }
+
+    /// Decides whether it is the virtual machine that was backed up, or a copy beside it, and says so in its VMX: nobody
+    /// should be asked at its first start.
+    fn identify(
+        &self,
+        inventory: &Arc<dyn Inventory>,
+        plan: &Plan,
+        vmx: &mut Vmx,
+        path: &str,
+    ) -> Result<Registration, ImportError> {
+        let failed = |why: String| ImportError::Unregistered { path: path.to_owned(), why };
+        let file = plan.place.file(plan.taken.target_vmx());
+        let place = plan.taken.inventory();
+        let uuid = |key: &str| vmx.get(key).unwrap_or_default().to_owned();
+        let (bios, instance) = (uuid("uuid.bios"), uuid("vc.uuid"));
+        let used = inventory
+            .identities(&place.datacenter, &plan.place.datastore, &file, (&bios, &instance))
+            .map_err(|error| failed(error.to_string()))?;
+        let action = if used.bios { "create" } else { "keep" };
+        vmx.set("uuid.action", action).map_err(|error| failed(error.to_string()))?;
+        if used.bios {
+            let note = format!("vmx: another virtual machine has the UUID {bios}, this one gets its own");
+            self.log.line(&Event::Note(&note).to_string());
+        }
+        if used.instance {
+            vmx.remove("vc.uuid");
+            let note = format!("vmx: vc.uuid = \"{instance}\" dropped, another virtual machine has it");
+            self.log.line(&Event::Note(&note).to_string());
+        }
+        let mut datastores: Vec<_> = plan.places().map(|place| place.datastore.clone()).collect();
+        datastores.sort();
+        datastores.dedup();
+        Ok(Registration {
+            place,
+            vm_name: plan.taken.vm_name.clone(),
+            datastore: plan.place.datastore.clone(),
+            vmx: file,
+            datastores,
+            same_machine: !used.bios,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! A VMX that becomes a virtual machine, against an inventory of values.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::datastore::DirectoryDatastore;
+use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
+use crate::import::{Engine, EngineSettings, How, ImportError, Session};
+use crate::inventory::{
+    Checked, Identities, Inventory, InventoryError, Place, Problem, Registered, Registration, Wanted,
+};
+
+const DISK: &[u8] = &[7; 4096];
+const VMX: &[u8] =
+    b"displayName = \"old\"\nscsi0:0.fileName = \"a.vmdk\"\nuuid.bios = \"56 4d\"\nvc.uuid = \"50 13\"\n";
+
+/// What it is asked, and how it answers.
+#[derive(Default)]
+struct Fake {
+    taken: Vec<&'static str>,
+    used: Identities,
+    problem: Mutex<Option<Problem>>,
+    refuses: Mutex<usize>,
+    wanted: Mutex<Vec<Wanted>>,
+    registered: Mutex<Vec<Registration>>,
+}
+
+impl Inventory for Fake {
+    fn check(&self, wanted: &Wanted) -> Checked {
+        self.wanted.lock().unwrap().push(wanted.clone());
+        let problems = self.problem.lock().unwrap().iter().cloned().collect();
+        Checked { problems, notes: vec!["a note".into()] }
+    }
+
+    fn datastore_name(&self, _: &str, dsname: &str) -> Result<Option<String>, InventoryError> {
+        Ok(match dsname {
+            "UUID-1" => Some("ds1".into()),
+            "UUID-2" => Some("ds2".into()),
+            _ => None,
+        })
+    }
+
+    fn vm_exists(&self, _: &Place, vm_name: &str) -> Result<bool, InventoryError> {
+        Ok(self.taken.contains(&vm_name))
+    }
+
+    fn identities(
+        &self,
+        _: &str,
+        _: &str,
+        _: &str,
+        uuids: (&str, &str),
+    ) -> Result<Identities, InventoryError> {
+        assert_eq!(uuids, ("56 4d", "50 13"));
+        Ok(self.used)
+    }
+
+    fn register(&self, vm: &Registration) -> Result<Registered, InventoryError> {
+        let mut refuses = self.refuses.lock().unwrap();
+        if *refuses > 0 {
+            *refuses -= 1;
+            return Err(InventoryError { message: "the pool is full".into(), transient: false });
+        }
+        self.registered.lock().unwrap().push(vm.clone());
+        Ok(Registered { id: "vm-7".into(), before: false, notes: Vec::new() })
+    }
+}
+
+fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
+    let at = root.join("ds1");
+    std::fs::create_dir_all(&at).unwrap();
+    let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
+    let inventory: Arc<dyn Inventory> = Arc::<Fake>::clone(fake);
+    let hypervisor =
+        Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory: Some(inventory) };
+    Engine::new(EngineSettings::new(root.join("data"), vec![hypervisor])).unwrap()
+}
+
+fn cfg(more: &str) -> String {
+    format!(
+        "version = \"4\"\nvmname = \"web\"\nservername = \"vc\"\ndatacenter = \"dc\"\nfolder = \"Restored\"\nhostsystem = \"esx\"\n\
+         resourcepool = \"low\"\ndsname = \"UUID-1\"\ndirectory = \"web\"\nvmx-name = \"a.vmx\"\nvmdk.0.name = \"a.vmdk\"\n\
+         vmdk.0.extent-name = \"a-flat.vmdk\"\nvmdk.0.size = 4096\nvmdk.0.type = \"thick\"\nregister-after-import = 1\n{more}"
+    )
+}
+
+fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
+    let file = match session.find(name) {
+        Some(_) => session.open_file(name, How::Write)?,
+        None => session.create(name)?,
+    };
+    file.set_len(0)?;
+    file.write_at(bytes, 0)?;
+    file.close(true)
+}
+
+fn read(session: &Arc<Session>, name: &str) -> String {
+    let Ok(file) = session.open_file(name, How::Attributes) else { return String::new() };
+    let mut bytes = vec![0; 1 << 16];
+    let read = file.read_at(&mut bytes, 0).unwrap();
+    file.close(true).unwrap();
+    String::from_utf8(bytes[..read].to_vec()).unwrap()
+}
+
+#[test]
+fn checked_at_the_cfg_and_registered_once_at_the_vmx() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake::default());
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+    assert_eq!(read(&session, "vm.cfg.err"), "");
+    let wanted = fake.wanted.lock().unwrap()[0].clone();
+    assert_eq!((wanted.vm_name.as_str(), wanted.register, wanted.stop_on_conflict), ("web", true, true));
+    let place =
+        Place { datacenter: "dc".into(), folder: "Restored".into(), host: "esx".into(), pool: "low".into() };
+    assert_eq!(wanted.place, place);
+    assert_eq!(
+        (wanted.stores.len(), wanted.stores[0].name.as_str(), wanted.stores[0].thick),
+        (1, "ds1", 4096)
+    );
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    let registered = fake.registered.lock().unwrap();
+    assert_eq!(registered.len(), 1);
+    assert_eq!((registered[0].datastore.as_str(), registered[0].vmx.as_str()), ("ds1", "web/a.vmx"));
+    assert!(registered[0].same_machine && registered[0].place == place);
+    let vmx = std::fs::read_to_string(root.path().join("ds1/web/a.vmx")).unwrap();
+    assert!(vmx.contains("uuid.action = \"keep\"") && vmx.contains("vc.uuid = \"50 13\""), "{vmx}");
+    let log = read(&session, "import.log");
+    for line in [
+        ": a note",
+        ": importing /vmfs/volumes/UUID-1/web/a.vmx",
+        ": web registered as vm-7",
+        ": done importing",
+    ] {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+}
+
+#[test]
+fn a_registration_that_fails_leaves_the_data_and_is_tried_again_by_the_vmx() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake { refuses: Mutex::new(2), ..Fake::default() });
+    {
+        let engine = engine(root.path(), &fake);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", DISK).unwrap();
+        let error = put(&session, "a.vmx", VMX).unwrap_err();
+        assert!(matches!(&error, ImportError::Unregistered { .. }), "{error}");
+        assert!(error.to_string().contains("/vm/a.vmx: the pool is full; nothing is lost"), "{error}");
+        assert!(read(&session, "vm.cfg.err").contains("the pool is full"));
+        assert!(!read(&session, "import.log").contains("done importing"));
+        assert_eq!(std::fs::read(root.path().join("ds1/web/a-flat.vmdk")).unwrap(), DISK);
+        put(&session, "a.vmx", VMX).unwrap_err();
+    }
+    // After a restart too.
+    let engine = engine(root.path(), &fake);
+    let session = engine.session(&["vm".into()]).unwrap();
+    assert!(read(&session, "vm.cfg.err").contains("the pool is full"));
+    put(&session, "a.vmx", VMX).unwrap();
+    assert_eq!(read(&session, "vm.cfg.err"), "");
+    assert_eq!(fake.registered.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn the_inventorys_problems_stand_beside_the_cfgs_own() {
+    let root = tempfile::tempdir().unwrap();
+    let problem = Problem { key: "folder".into(), message: "no such folder".into() };
+    let fake = Arc::new(Fake { problem: Mutex::new(Some(problem)), ..Fake::default() });
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    std::fs::create_dir(root.path().join("ds1/web")).unwrap();
+    put(&session, "vm.cfg", cfg("access-time = \"x\"\n").as_bytes()).unwrap();
+    let errors = read(&session, "vm.cfg.err");
+    for part in ["line 5: folder: no such folder", "access-time", "the directory [UUID-1] web exists already"]
+    {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    assert!(put(&session, "a-flat.vmdk", DISK).is_err());
+    let elsewhere = cfg("").replace("UUID-1", "UUID-2");
+    put(&session, "vm.cfg", elsewhere.as_bytes()).unwrap();
+    let errors = read(&session, "vm.cfg.err");
+    assert!(errors.contains("the datastore 'ds2' of 'vc' is not mounted here; add it"), "{errors}");
+    std::fs::remove_dir(root.path().join("ds1/web")).unwrap();
+    *fake.problem.lock().unwrap() = None;
+    put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+    assert_eq!(read(&session, "vm.cfg.err"), "");
+    // With data there, another place to register in is checked again, and the old one goes on if it is wrong.
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    *fake.problem.lock().unwrap() = Some(Problem { key: "folder".into(), message: "gone".into() });
+    put(&session, "vm.cfg", cfg("").replace("Restored", "Other").as_bytes()).unwrap();
+    assert!(read(&session, "vm.cfg.err").contains("line 5: folder: gone"));
+    put(&session, "a.vmx", VMX).unwrap();
+    assert_eq!(fake.registered.lock().unwrap()[0].place.folder, "Restored");
+}
+
+#[test]
+fn rename_takes_another_name_and_a_copy_its_own_identity() {
+    let root = tempfile::tempdir().unwrap();
+    let used = Identities { bios: true, instance: true };
+    let fake = Arc::new(Fake { taken: vec!["web", "web(1)"], used, ..Fake::default() });
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("on-conflict = \"rename\"\n").as_bytes()).unwrap();
+    assert!(!fake.wanted.lock().unwrap()[0].stop_on_conflict);
+    assert!(read(&session, "vm.vmcfg").contains("vmname = \"web(2)\""), "{}", read(&session, "vm.cfg.err"));
+    assert!(read(&session, "import.log").contains("redirecting recover from web to web(2)"));
+    // A rewrite that changes nothing keeps the name.
+    put(&session, "vm.cfg", cfg("on-conflict = \"rename\"\naccess-time = 7\n").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    let registered = fake.registered.lock().unwrap();
+    assert_eq!((registered[0].vm_name.as_str(), registered[0].same_machine), ("web(2)", false));
+    let vmx = std::fs::read_to_string(root.path().join("ds1/web/a.vmx")).unwrap();
+    assert!(vmx.contains("displayName = \"web(2)\"") && vmx.contains("uuid.action = \"create\""), "{vmx}");
+    assert!(!vmx.contains("vc.uuid"), "{vmx}");
+}
