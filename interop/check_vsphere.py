@@ -264,12 +264,12 @@ def interruptions(server, source, sim, store):
     session.cfg(cfg("killed"))
     session.extent()
     sim.rule("RegisterVM_Task", "task-wait", Millis=2000)
+    asked = sim.state()["calls"].get("RegisterVM_Task", 0)
     thread = threading.Thread(target=session.vmx)
     thread.start()
-    for _ in range(100):
-        if "RegisterVM_Task" in (sim.state()["order"] or [])[-3:]:
-            break
-        time.sleep(0.05)
+    deadline = time.monotonic() + 10
+    while sim.state()["calls"].get("RegisterVM_Task", 0) == asked and time.monotonic() < deadline:
+        time.sleep(0.02)
     server.kill()
     thread.join()
     time.sleep(2.5)

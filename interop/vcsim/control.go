@@ -21,9 +21,9 @@ type change struct {
 
 type machine struct {
 	Name, Path, Folder, Pool, Host, UUID, Instance, GuestID, Firmware string
-	MemoryMB                                                         int32
-	CPUs                                                             int32
-	Devices                                                          []string
+	MemoryMB                                                          int32
+	CPUs                                                              int32
+	Devices                                                           []string
 }
 
 func name(ref *types.ManagedObjectReference) string {
