@@ -58,19 +58,21 @@ impl Server {
         }
     }
 
-    /// An oplock's goes to its open's connection; a lease's to the first connection of its client that there is (3.3.4.7), but
-    /// sealed by a session only to where that session is.
+    /// An oplock's goes to its open's connection or another channel of its session (3.3.4.6), a lease's to the first connection of
+    /// its client that there is (3.3.4.7), but sealed by a session only to where that session is.
     fn send_break(&self, notification: &Break, open: &Open) -> bool {
         if open.session_id() == 0 {
             return false; // its client is away
         }
         let Some(frame) = self.frame(notification, open) else { return false };
-        let sealed = self.session(open.session_id()).is_some_and(|session| session.encrypt);
+        let session = self.session(open.session_id());
+        let sealed = session.as_ref().is_some_and(|session| session.encrypt);
         let mut connections = match notification.holder {
             Holder::Lease(lease) if !sealed => self.leasers.connections(lease.client),
             _ => Vec::new(),
         };
         connections.extend(open.connection());
+        connections.extend(session.into_iter().flat_map(|session| session.connections()));
         connections.iter().any(|connection| connection.post(Buffer::from_vec(frame.clone())))
     }
 

@@ -213,3 +213,90 @@ fn a_rename_or_deletion_waits_for_others_handles() {
     file.acknowledge_lease(key(1), R, now).unwrap();
     assert_eq!(file.evict(plain(2), now), Verdict::default());
 }
+
+/// A generator of numbers, the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// What must hold of a file at any time: whoever caches writes is alone, or is being told to stop.
+fn check_invariants(file: &Oplocks, seed: u64) {
+    let writers = || file.holds.iter().filter(|hold| hold.state & LEASE_WRITE != 0);
+    assert!(writers().count() <= 1, "two writers, seed {seed}");
+    for writer in writers() {
+        let others = file.holds.iter().filter(|hold| hold.holder != writer.holder && hold.state != 0).count();
+        assert!(others == 0 || writer.breaking.is_some(), "a writer has company, seed {seed}: {file:?}");
+    }
+    for hold in &file.holds {
+        let allowed = hold.state == 0 || hold.state & LEASE_READ != 0;
+        assert!(allowed && !hold.opens.is_empty(), "seed {seed}: {file:?}");
+        if let Some(breaking) = &hold.breaking {
+            assert!(
+                breaking.told & !hold.state == 0 && breaking.required & !breaking.told == 0,
+                "seed {seed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn any_order_of_opens_writes_and_answers_keeps_the_invariants() {
+    for seed in 1..400 {
+        let (mut random, now) = (Random(seed * 0x9E37_79B9), Instant::now());
+        let (mut file, mut open) = (Oplocks::default(), Vec::<Asker>::new());
+        for number in 0..60 {
+            let lease = (random.below(2) == 0).then(|| key(random.below(3) as u8));
+            match random.below(8) {
+                0..=3 => {
+                    let asker = Asker { open: number, lease };
+                    let overwrites = random.below(4) == 0;
+                    if file.open(asker, Opening { overwrites, ..opening() }, now).wait {
+                        continue; // parked: it is asked again later, as another number
+                    }
+                    let others = open.iter().any(|other| lease.is_none() || other.lease != lease);
+                    let wanted = match lease {
+                        Some(key) => Wanted::Lease { key, state: random.below(8) as u32, epoch: None },
+                        None => Wanted::Oplock([0, 1, 8, 9][random.below(4) as usize]),
+                    };
+                    file.grant(number, wanted, Circumstances { others, locked: random.below(8) == 0 });
+                    open.push(asker);
+                }
+                4 if !open.is_empty() => {
+                    let gone = open.swap_remove(random.below(open.len() as u64) as usize);
+                    file.release(gone.open);
+                }
+                5 if !open.is_empty() => {
+                    let writer = open[random.below(open.len() as u64) as usize];
+                    file.change(writer, now);
+                }
+                6 => {
+                    let told: Vec<_> = file.holds.iter().filter(|hold| hold.breaking.is_some()).collect();
+                    let Some((holder, to)) =
+                        told.first().map(|hold| (hold.holder, hold.breaking.as_ref().map_or(0, |b| b.told)))
+                    else {
+                        continue;
+                    };
+                    match holder {
+                        Holder::Open(open) => drop(file.acknowledge_oplock(open, level_of(to))),
+                        Holder::Lease(key) => drop(file.acknowledge_lease(key, to, now)),
+                    }
+                }
+                _ => drop(file.evict(plain(u64::MAX), now)),
+            }
+            check_invariants(&file, seed);
+        }
+        // When every break is over, nobody waits any more for an open that shares.
+        file.expire(now + BREAK_MAX);
+        let again = Opening { again: true, ..opening() };
+        let verdict = file.open(plain(1000), again, now);
+        file.expire(now + BREAK_MAX);
+        assert!(!verdict.wait || !file.open(plain(1000), again, now).wait, "seed {seed}: {file:?}");
+    }
+}
