@@ -5,10 +5,12 @@
 mod desk;
 
 use desk::{Client, Desk, Message, Open};
-use smb_proto::msg::FileId;
+use smb_proto::fscc::info;
 use smb_proto::msg::create::context::{self, LEASE_HANDLE, LEASE_READ, LEASE_WRITE, Lease, LeaseV2, Writer};
 use smb_proto::msg::create::{self, oplock};
 use smb_proto::msg::oplock_break::{self as wire, LeaseNotification};
+use smb_proto::msg::query_info::info_type;
+use smb_proto::msg::{FileId, set_info};
 use smb_proto::{Command, Status};
 
 const RH: u32 = LEASE_READ | LEASE_HANDLE;
@@ -160,6 +162,56 @@ fn a_deletion_waits_until_cached_handles_are_closed() {
     assert_eq!((told.current_state, told.new_state), (RH, LEASE_READ));
     assert_eq!(acknowledge_lease(&mut first, 1, LEASE_READ), Status::SUCCESS);
     assert_eq!(only(second.poll()).status(), Status::SUCCESS);
+}
+
+/// FileRenameInformation (MS-FSCC 2.4.42), replacing what is there.
+fn rename(client: &mut Client, file_id: FileId, to: &str) -> Message {
+    let name = smb_proto::utf16::encode(to);
+    let mut data = vec![0; 20];
+    data[0] = 1;
+    data[16..].copy_from_slice(&(name.len() as u32).to_le_bytes());
+    data.extend(name);
+    let request = set_info::Request {
+        info_type: info_type::FILE,
+        info_class: info::class::RENAME,
+        additional_information: 0,
+        file_id,
+        data: &data,
+    };
+    client.request(Command::SET_INFO, |out| request.encode(out))
+}
+
+#[test]
+fn a_rename_asks_for_what_is_only_kept_open_at_its_target() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
+    let kept = first.open(&batch("to")).file_id();
+    let moved = second.open(&Open::file("from")).file_id();
+    assert_eq!(rename(&mut second, moved, "to").status(), Status::PENDING);
+    assert_eq!(only(first.poll()).header().command, Command::OPLOCK_BREAK);
+    assert_eq!(first.close(kept), Status::SUCCESS);
+    assert_eq!(only(second.poll()).status(), Status::SUCCESS);
+    // One who really has it open says so by keeping it.
+    lease(&mut first, "other", 1, RH);
+    assert_eq!(rename(&mut second, moved, "other").status(), Status::PENDING);
+    first.poll();
+    assert_eq!(acknowledge_lease(&mut first, 1, LEASE_READ), Status::SUCCESS);
+    assert_eq!(only(second.poll()).status(), Status::ACCESS_DENIED);
+}
+
+#[test]
+fn a_directorys_rename_asks_for_what_is_only_kept_open_below() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
+    let options = create::options::DIRECTORY_FILE;
+    let moved = second.open(&Open { options, ..Open::file("d") }).file_id();
+    let kept = lease(&mut first, "d\\f", 1, RWH).file_id();
+    assert_eq!(rename(&mut second, moved, "e").status(), Status::PENDING);
+    let told = LeaseNotification::decode(&only(first.poll()).0).unwrap();
+    assert_eq!((told.current_state, told.new_state), (RWH, LEASE_READ | LEASE_WRITE));
+    assert_eq!(first.close(kept), Status::SUCCESS);
+    assert_eq!(only(second.poll()).status(), Status::SUCCESS);
+    assert!(desk.directory.path().join("e/f").exists());
 }
 
 #[test]

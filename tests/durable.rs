@@ -78,9 +78,23 @@ fn its_owner_has_it_back_with_its_locks() {
     let again = back(&mut client, id);
     let response = opened(&again);
     assert_eq!((response.file_id, response.oplock_level, response.create_action), (id, oplock::BATCH, 1));
-    assert_eq!(back(&mut client, id).status(), Status::OBJECT_NAME_NOT_FOUND, "it has a connection");
+    let waiting = back(&mut client, id);
+    assert_eq!(waiting.status(), Status::PENDING, "it has a connection, which might be lost");
+    assert_eq!(client.expire(&waiting)[0].status(), Status::OBJECT_NAME_NOT_FOUND);
     assert_eq!(lock(&mut client, id), Status::LOCK_NOT_GRANTED, "held as before");
     assert_eq!(client.write(id, 0, b"x"), Status::SUCCESS);
+}
+
+#[test]
+fn a_client_may_be_back_before_its_loss_is_seen() {
+    let desk = Desk::new();
+    let mut first = desk.client(1, "user");
+    let id = durable(&mut first, "f");
+    let mut second = desk.client(1, "user");
+    assert_eq!(back(&mut second, id).status(), Status::PENDING);
+    first.lose();
+    let sent = second.poll();
+    assert_eq!(opened(&sent[0]).file_id, id);
 }
 
 #[test]

@@ -144,9 +144,28 @@ impl Server {
     /// An open is about to rename or delete its file: others have to close what they keep open in their caches. Parks the
     /// request until they have.
     pub fn evict(&self, open: &Open) -> Result<(), Failure> {
-        let verdict = open.entry.evict(open.asker());
+        let verdict = open.entry.evict(open.asker(), false);
         self.send_breaks(verdict.breaks);
         if verdict.wait { Err(park(&open.entry)) } else { Ok(()) }
+    }
+
+    /// A directory that `open` is about to rename must have nothing open below it (MS-FSA 2.1.5.15.11); clients that only keep
+    /// something open in their caches are asked to close it first.
+    pub fn evict_below(&self, open: &Open) -> Result<(), Failure> {
+        let below = self.opens.below(open.entry.key.volume, &open.file.path());
+        let mut waits_for = None;
+        for other in &below {
+            let verdict = other.entry.evict(open.asker(), true);
+            self.send_breaks(verdict.breaks);
+            if verdict.wait {
+                waits_for = Some(&other.entry);
+            }
+        }
+        match waits_for {
+            Some(entry) => Err(park(entry)),
+            None if below.iter().all(|other| other.is_closed()) => Ok(()),
+            None => Err(Status::ACCESS_DENIED.into()),
+        }
     }
 }
 

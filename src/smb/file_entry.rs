@@ -120,15 +120,15 @@ impl FileEntry {
         self.lock().state.oplocks.change(asker, Instant::now())
     }
 
-    /// The file is about to be renamed or deleted.
-    pub fn evict(&self, asker: Asker) -> Verdict {
+    /// The file is about to be renamed or deleted; `batch`: it is replaced, or its directory renamed.
+    pub fn evict(&self, asker: Asker, batch: bool) -> Verdict {
         if self.holds.load(Ordering::Acquire) == 0 {
             return Verdict::default();
         }
         let mut guard = self.lock();
         let now = Instant::now();
         guard.state.oplocks.expire(now);
-        guard.state.oplocks.evict(asker, now)
+        guard.state.oplocks.evict(asker, batch, now)
     }
 
     /// Whether an open's cache guards the file while its client is away (MS-SMB2 3.3.7.1): a batch oplock or handle lease,
@@ -181,7 +181,7 @@ impl Guard<'_> {
             Opening { access: using.access, overwrites: ask.overwrites, violates, again: ask.again };
         let mut verdict = state.oplocks.open(ask.asker, opening, now);
         if ask.deletes && !verdict.wait {
-            let evicted = state.oplocks.evict(ask.asker, now);
+            let evicted = state.oplocks.evict(ask.asker, false, now);
             verdict.wait |= evicted.wait;
             verdict.breaks.extend(evicted.breaks);
         }

@@ -451,8 +451,8 @@ impl OpenTable {
         found
     }
 
-    /// Whether anything below this directory is open: it can't be renamed then (MS-FSA 2.1.5.14.11).
-    pub fn is_open_below(&self, volume: u64, directory: &SharePath) -> bool {
+    /// What is open below a directory.
+    pub fn below(&self, volume: u64, directory: &SharePath) -> Vec<Arc<Open>> {
         let depth = directory.components.len();
         let below = |open: &Open| {
             let path = open.file.path();
@@ -460,12 +460,12 @@ impl OpenTable {
                 && path.components.len() > depth
                 && path.components.starts_with(&directory.components)
         };
-        !self.select(below).is_empty()
+        self.select(below)
     }
 
-    /// Whether a file is open at all, or on its way.
-    pub fn is_open(&self, key: &FileKey) -> bool {
-        self.file_shard(key).contains_key(key)
+    /// A file that is open, or on its way.
+    pub fn entry(&self, key: &FileKey) -> Option<Arc<FileEntry>> {
+        self.file_shard(key).get(key).cloned()
     }
 
     /// Whether an open of that file could not stand beside `mode`.
@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(refused, Refusal::Status(Status::SHARING_VIOLATION));
         second.admit(&key(2), true, access::READ_DATA).unwrap();
         drop(first);
-        assert!(!table.is_open(&key(1)));
+        assert!(table.entry(&key(1)).is_none());
         let mut third = table.gate(1, share(7)).unwrap();
         third.admit(&key(1), true, access::READ_DATA).unwrap();
         drop((second, third));

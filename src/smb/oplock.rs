@@ -256,13 +256,16 @@ impl Oplocks {
         readers.filter_map(|hold| hold.break_to(0, now)).collect()
     }
 
-    /// Others' handles are in the way of a rename or a deletion (MS-FSA 2.1.5.15.3, 2.1.5.15.11): they must close them.
-    pub fn evict(&mut self, asker: Asker, now: Instant) -> Verdict {
+    /// Others' handles are in the way of a rename or a deletion (MS-FSA 2.1.5.15.3, 2.1.5.15.11): they must close what they only
+    /// keep open. Of the file itself only leases are asked, as Windows does; `batch` asks batch oplocks too: of what is
+    /// replaced, or lies below what is renamed.
+    pub fn evict(&mut self, asker: Asker, batch: bool, now: Instant) -> Verdict {
         let mut verdict = Verdict::default();
-        for hold in self.holds.iter_mut().filter(|hold| hold.is_lease() && !hold.is_of(asker)) {
+        for hold in self.holds.iter_mut().filter(|hold| (batch || hold.is_lease()) && !hold.is_of(asker)) {
             if hold.state & LEASE_HANDLE != 0 {
+                let kept = if hold.is_lease() { hold.state & !LEASE_HANDLE } else { LEASE_READ };
                 verdict.wait = true;
-                verdict.breaks.extend(hold.break_to(hold.state & !LEASE_HANDLE, now));
+                verdict.breaks.extend(hold.break_to(kept, now));
             }
         }
         verdict

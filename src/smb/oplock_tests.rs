@@ -71,7 +71,7 @@ fn a_lease_never_breaks_for_its_own_opens() {
     let over = Opening { overwrites: true, ..opening() };
     assert_eq!(file.open(Asker { open: 9, ..lease(1) }, over, now), Verdict::default());
     assert!(file.change(lease(1), now).is_empty());
-    assert_eq!(file.evict(lease(1), now), Verdict::default());
+    assert_eq!(file.evict(lease(1), true, now), Verdict::default());
 }
 
 #[test]
@@ -207,11 +207,15 @@ fn who_does_not_acknowledge_has_nothing_left() {
 fn a_rename_or_deletion_waits_for_others_handles() {
     let now = Instant::now();
     let mut file = leased(RH);
-    let verdict = file.evict(plain(2), now);
+    let verdict = file.evict(plain(2), false, now);
     assert_eq!((verdict.wait, verdict.breaks[0].to), (true, R));
-    assert!(file.evict(plain(2), now).wait);
+    assert!(file.evict(plain(2), false, now).wait);
     file.acknowledge_lease(key(1), R, now).unwrap();
-    assert_eq!(file.evict(plain(2), now), Verdict::default());
+    assert_eq!(file.evict(plain(2), false, now), Verdict::default());
+    let mut file = Oplocks::default();
+    file.grant(1, Wanted::Oplock(oplock::BATCH), Circumstances::default());
+    assert_eq!(file.evict(plain(2), false, now), Verdict::default());
+    assert_eq!(file.evict(plain(2), true, now).breaks[0].to, R);
 }
 
 /// A generator of numbers, the same for the same seed.
@@ -288,7 +292,7 @@ fn any_order_of_opens_writes_and_answers_keeps_the_invariants() {
                         Holder::Lease(key) => drop(file.acknowledge_lease(key, to, now)),
                     }
                 }
-                _ => drop(file.evict(plain(u64::MAX), now)),
+                _ => drop(file.evict(plain(u64::MAX), random.below(2) == 0, now)),
             }
             check_invariants(&file, seed);
         }

@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::durable::Reservation;
 use super::server::Server;
 use super::session::Session;
-use super::share::{FileKey, Refusal};
+use super::share::FileKey;
 use super::tree::Tree;
 
 /// One request on a tree, with everything that its handler may look at.
@@ -142,16 +142,6 @@ pub enum Failure {
     },
     /// The connection is to be cut without an answer (MS-SMB2 says where: a failed VALIDATE_NEGOTIATE_INFO).
     Disconnect,
-}
-
-impl Failure {
-    /// Turns a share's refusal into one of a request that would wait for `key`.
-    pub fn from_refusal(refusal: Refusal, key: WakeKey, timeout: Option<Duration>) -> Self {
-        match refusal {
-            Refusal::Status(status) => Self::Status(status),
-            Refusal::Wait => Self::Park { key, timeout },
-        }
-    }
 }
 
 impl From<Status> for Failure {

@@ -1,5 +1,6 @@
 //! SET_INFO (MS-SMB2 3.3.5.21): of a file (MS-FSA 2.1.5.14) or its security.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use smb_proto::Status;
@@ -12,9 +13,12 @@ use smb_proto::msg::query_info::info_type;
 use smb_proto::msg::set_info as wire;
 
 use super::open_of;
+use crate::smb::breaks;
+use crate::smb::file_entry::FileEntry;
 use crate::smb::name;
 use crate::smb::open::{Open, OpenTable, locked};
-use crate::smb::request::{Failure, Outcome, Reply, Request, WakeKey};
+use crate::smb::oplock::{Asker, Break};
+use crate::smb::request::{Failure, Outcome, Reply, Request};
 use crate::smb::share::{BasicChange, FileKey, FileTime, OpenGate, Refusal};
 use crate::smb::share_mode::ShareMode;
 
@@ -138,19 +142,31 @@ fn sizeable(open: &Open, size: u64) -> Result<(), Status> {
     }
 }
 
-/// What a rename would replace must not be open (MS-FSA 2.1.5.14.11).
-struct RenameGate<'t>(&'t OpenTable);
+/// What a rename would replace must not be open (MS-FSA 2.1.5.15.11); who only keeps it open in his cache is asked to close it.
+struct RenameGate<'t> {
+    opens: &'t OpenTable,
+    asker: Asker,
+    breaks: Vec<Break>,
+    waits_for: Option<Arc<FileEntry>>,
+}
 
 impl OpenGate for RenameGate<'_> {
     fn admit(&mut self, key: &FileKey, _existed: bool, _granted: u32) -> Result<(), Refusal> {
-        if self.0.is_open(key) { Err(Status::ACCESS_DENIED.into()) } else { Ok(()) }
+        let Some(target) = self.opens.entry(key) else { return Ok(()) };
+        let verdict = target.evict(self.asker, true);
+        self.breaks.extend(verdict.breaks);
+        if !verdict.wait {
+            return Err(Status::ACCESS_DENIED.into());
+        }
+        self.waits_for = Some(target);
+        Err(Refusal::Wait)
     }
 
     /// A rename opens the target's directory to add a file to it, and shares it for reading and writing only: who holds the
     /// directory to delete it, or shares it with no writer, bars the rename (MS-FSA 2.1.5.14.11).
     fn admit_entry(&mut self, key: &FileKey) -> Result<(), Refusal> {
         let mode = ShareMode { access: access::ADD_FILE, share: share_access::READ | share_access::WRITE };
-        if self.0.bars(key, mode) { Err(Status::SHARING_VIOLATION.into()) } else { Ok(()) }
+        if self.opens.bars(key, mode) { Err(Status::SHARING_VIOLATION.into()) } else { Ok(()) }
     }
 }
 
@@ -161,16 +177,21 @@ fn rename(request: &Request<'_>, open: &Open, target: &Target<'_>) -> Result<(),
         return Err(Status::INVALID_PARAMETER.into());
     }
     let to = name::parse_target(target.name)?;
-    let opens = &request.server.opens;
-    if open.file.is_directory() && opens.is_open_below(open.entry.key.volume, &open.file.path()) {
-        return Err(Status::ACCESS_DENIED.into());
+    if open.file.is_directory() {
+        request.server.evict_below(open)?;
     }
     request.server.evict(open)?;
     let replace = target.flags & set::RENAME_REPLACE_IF_EXISTS != 0;
+    let opens = &request.server.opens;
+    let mut gate = RenameGate { opens, asker: open.asker(), breaks: Vec::new(), waits_for: None };
     let was = open.file.path();
-    open.file
-        .rename(&to, replace, &mut RenameGate(opens))
-        .map_err(|refusal| Failure::from_refusal(refusal, WakeKey::File(open.entry.key.clone()), None))?;
+    let renamed = open.file.rename(&to, replace, &mut gate);
+    request.server.send_breaks(gate.breaks);
+    renamed.map_err(|refusal| match (refusal, gate.waits_for) {
+        (Refusal::Status(status), _) => status.into(),
+        (Refusal::Wait, Some(entry)) => breaks::park(&entry),
+        (Refusal::Wait, None) => Failure::Status(Status::INTERNAL_ERROR), // only the gate says so
+    })?;
     request.server.told_renamed(open, &was);
     Ok(())
 }

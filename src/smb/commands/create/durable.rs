@@ -2,6 +2,7 @@
 //! again (3.3.5.9.10).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smb_proto::msg::FileId;
 use smb_proto::msg::create::context::{
@@ -17,9 +18,12 @@ use crate::smb::durable::{self, Claim, DURABLE_V1, Known, Owner};
 use crate::smb::name;
 use crate::smb::open::{Open, locked};
 use crate::smb::oplock::{Granted, level_of};
-use crate::smb::request::{Failure, Outcome, Request};
+use crate::smb::request::{Failure, Outcome, Request, WakeKey};
 use crate::smb::server::ShareKind;
 use crate::smb::share::CreateAction;
+
+/// How long the loss of a connection may take to be seen, on a busy server, after its client has come back on another.
+const LOSS_SEEN_MAX: Duration = Duration::from_millis(500);
 
 /// What a CREATE says of durability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +103,11 @@ fn take_back(
     };
     durable::check_claim(&open.owner, open.lease.map(|lease| lease.key), &claim)?;
     if locked(&open.life).away.is_none() {
-        return Err(Status::OBJECT_NAME_NOT_FOUND.into()); // another connection has it
+        // Another connection has it; but its client may be back before we have seen that one break.
+        let lost = Failure::Status(Status::OBJECT_NAME_NOT_FOUND);
+        let key = WakeKey::File(open.entry.key.clone());
+        let wait = Failure::Park { key, timeout: Some(LOSS_SEEN_MAX) };
+        return Err(if request.timed_out { lost } else { wait });
     }
     if open.lease.is_some() {
         let named = name::parse(message.name)?;
