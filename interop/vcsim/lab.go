@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"html"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -212,7 +212,7 @@ func (l *lab) sdk(w http.ResponseWriter, r *http.Request, cookie string) {
 		cut(w)
 		return
 	}
-	text := answer.Body.String()
+	text := importKeys(answer.Body.String())
 	if method == "HasPrivilegeOnEntities" {
 		text = l.deny(text)
 	}
@@ -384,10 +384,31 @@ func madeFault(r *rule) types.BaseMethodFault {
 	return made.Interface().(types.BaseMethodFault)
 }
 
-func (l *lab) destroy(ref types.ManagedObjectReference) error {
-	task, err := object.NewVirtualMachine(l.client.Client, ref).Destroy(context.Background())
-	if err != nil {
-		return err
+var (
+	entityPattern = regexp.MustCompile(`<entity type="VirtualMachine"[^>]*>([^<]+)<`)
+	keyPattern    = regexp.MustCompile(`<importKey>/[^<]*/disk:(\d+)</importKey>`)
+)
+
+// importKeys names disks as a real lease does, by controller and unit; the simulator counts them.
+func importKeys(text string) string {
+	entity := entityPattern.FindStringSubmatch(text)
+	if entity == nil {
+		return text
 	}
-	return task.Wait(context.Background())
+	vm, ok := simulator.Map.Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: entity[1]}).(*simulator.VirtualMachine)
+	if !ok {
+		return text
+	}
+	devices := object.VirtualDeviceList(vm.Config.Hardware.Device)
+	disks := devices.SelectByType((*types.VirtualDisk)(nil))
+	return keyPattern.ReplaceAllStringFunc(text, func(key string) string {
+		n, _ := strconv.Atoi(keyPattern.FindStringSubmatch(key)[1])
+		if n >= len(disks) {
+			return key
+		}
+		disk := disks[n].GetVirtualDevice()
+		controller := devices.FindByKey(disk.ControllerKey).(types.BaseVirtualController)
+		kind := fmt.Sprintf("%T", controller)[len("*types."):]
+		return fmt.Sprintf("<importKey>/%s/%s%d:%d</importKey>", vm.Name, kind, controller.GetVirtualController().BusNumber, *disk.UnitNumber)
+	})
 }

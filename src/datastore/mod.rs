@@ -8,6 +8,7 @@ pub mod directory;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod nfc;
 pub mod sink;
 pub mod stream_optimized;
 pub mod zeros;

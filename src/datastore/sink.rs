@@ -37,6 +37,8 @@ pub struct Machine {
     pub datastore: String,
     /// Directory of its VMX there.
     pub directory: String,
+    /// Name of its VMX there.
+    pub vmx_name: String,
     /// The VMX as it is to stand there.
     pub vmx: Vec<u8>,
     /// Its disks.

@@ -73,6 +73,8 @@ pub struct Content {
     pub view_manager: Ref,
     pub search_index: Ref,
     pub authorization_manager: Ref,
+    /// Every server has one; a test's may not.
+    pub file_manager: Option<Ref>,
 }
 
 impl Content {
@@ -92,6 +94,7 @@ impl Content {
             view_manager: one("viewManager")?,
             search_index: one("searchIndex")?,
             authorization_manager: one("authorizationManager")?,
+            file_manager: content.child("fileManager").and_then(soap::reference),
         })
     }
 }

@@ -75,6 +75,12 @@ impl Https {
         shown(&self.url)
     }
 
+    /// Host, and port where it is not the usual one, as in an address.
+    pub fn authority(&self) -> String {
+        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}{port}", self.host())
+    }
+
     /// The host.
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()

@@ -1,5 +1,7 @@
 //! The inventory of a vSphere hypervisor, behind the trait that import sessions know.
 
+use std::sync::Arc;
+
 use super::client::{Account, Client};
 use super::error::VsphereError;
 use super::inventory::Store;
@@ -11,7 +13,7 @@ use crate::inventory::{
 
 /// One vCenter or ESXi host.
 pub struct Manager {
-    client: Client,
+    client: Arc<Client>,
     username: String,
 }
 
@@ -19,16 +21,16 @@ impl Manager {
     /// Prepares it; nothing is sent before it is asked something.
     pub fn new(url: &str, trust: &Trust, account: Account) -> Result<Self, VsphereError> {
         let username = account.username.clone();
-        Ok(Self { client: Client::new(url, trust, account)?, username })
+        Ok(Self { client: Arc::new(Client::new(url, trust, account)?), username })
     }
 
     #[cfg(test)]
     pub(super) fn over(client: Client) -> Self {
-        Self { client, username: "user".into() }
+        Self { client: Arc::new(client), username: "user".into() }
     }
 
     /// The client, for drivers.
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
 }

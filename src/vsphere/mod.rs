@@ -4,7 +4,8 @@
 //! - [`tls`], [`http`]: a pinned server, requests with bounded answers and waits
 //! - [`client`]: login, calls, a session that is opened again when it is lost; [`property`], [`task`]: the property collector
 //! - [`inventory`]: what the names of a CFG stand for; [`preflight`]: all that is in the way of an import
-//! - [`register`]: a VMX on a datastore becomes a virtual machine
+//! - [`register`]: a VMX on a datastore becomes a virtual machine; [`files`]: small files through `/folder`
+//! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded
 //! - [`manager`]: all that behind the trait that import sessions know ([`crate::inventory::Inventory`])
 //!
 //! Knows nothing of SMB and sessions. Calls block. Nothing here was seen running against a real ESXi host or vCenter: only
@@ -12,13 +13,16 @@
 
 pub mod client;
 pub mod error;
+pub mod files;
 pub mod http;
 pub mod inventory;
+pub mod lease;
 pub mod manager;
 pub mod preflight;
 pub mod property;
 pub mod register;
 pub mod soap;
+pub mod spec;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -229,6 +229,18 @@ impl Writer {
         self
     }
 
+    /// Text of the element that is open.
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(&escaped(text));
+        self
+    }
+
+    /// What another writer wrote.
+    pub fn raw(&mut self, written: &str) -> &mut Self {
+        self.text.push_str(written);
+        self
+    }
+
     /// What was written.
     #[must_use]
     pub fn into_text(self) -> String {
