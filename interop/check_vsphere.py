@@ -293,6 +293,38 @@ def interruptions(server, source, sim, store):
     lab.check("import.log" in listing.stdout and took < 2, f"the session can be listed meanwhile ({took:.1f} s)")
 
 
+def patience(server, source, sim):
+    """A registration that outlasts the client: the service goes on, the VMX again is answered when it is done."""
+    session = Session(server, source, "patient")
+    session.cfg(cfg("patient"))
+    session.extent()
+    sim.rule("RegisterVM_Task", "task-wait", Millis=26000)
+    begun = time.monotonic()
+    first = session.vmx()
+    lab.check("NT_STATUS_IO_TIMEOUT" in first.stdout, f"smbclient gives up after {time.monotonic() - begun:.0f} s")
+    again = session.vmx()
+    took = time.monotonic() - begun
+    lab.check("NT_STATUS" not in again.stdout and 25 < took < 35, f"the VMX again is answered when it is done: {took:.0f} s {again.stdout[-200:]!r}")
+    machines = [vm for vm in sim.state()["vms"] if vm["Path"] == "[ds1] patient/patient.vmx"]
+    log = session.read("import.log")
+    lab.check(len(machines) == 1 and log.count("done importing") == 1, f"registered once: {len(machines)}, {log.count('done importing')}")
+
+
+def misled(work, source, sim):
+    """The configuration's path leads elsewhere than the datastore."""
+    wrong = work / "not-the-datastore"
+    wrong.mkdir()
+    server = Server(work / "misled", sim, wrong, f'thumbprint = "{sim.sha256}"')
+    session = Session(server, source, "lost")
+    session.cfg(cfg("lost"))
+    lab.check("vc does not see the directory [ds1] lost that was just made" in session.errors(), f"a wrong path is told at once {session.errors()!r}")
+    session.extent()
+    put = session.vmx()
+    errors = session.errors()
+    lab.check("NT_STATUS_IO_DEVICE_ERROR" in put.stdout and "check that `path` in the configuration" in errors, f"and the registration says so too {errors!r}")
+    server.stop()
+
+
 def trust(work, source, sim, store):
     """Whom importfs trusts, and what it says of others."""
     wrong = "AB:" * 31 + "AB"
@@ -365,6 +397,8 @@ def main():
     conflicts(server, source, sim, store)
     failures(server, source, sim, store)
     interruptions(server, source, sim, store)
+    patience(server, source, sim)
+    misled(work, source, sim)
     trust(work, source, sim, store)
     sessions = sim.state()["sessions"]
     server.stop()

@@ -117,6 +117,9 @@ pub trait Inventory: Send + Sync {
     fn check(&self, wanted: &Wanted) -> Checked;
     /// The name of the datastore that a CFG calls `dsname`, by name or UUID; `None` where there is none.
     fn datastore_name(&self, datacenter: &str, dsname: &str) -> Result<Option<String>, InventoryError>;
+    /// Whether the hypervisor sees a directory that was just made on a datastore: it does not where `path` in the
+    /// configuration leads elsewhere. May take seconds.
+    fn sees(&self, datacenter: &str, datastore: &str, directory: &str) -> Result<bool, InventoryError>;
     /// Whether the place has a virtual machine of that name.
     fn vm_exists(&self, place: &Place, vm_name: &str) -> Result<bool, InventoryError>;
     /// Whether other virtual machines than the one with that VMX have its SMBIOS UUID (the first) or instance UUID (the

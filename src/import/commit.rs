@@ -21,12 +21,54 @@ impl Session {
             Kind::Cfg => {
                 // An inventory may take long to answer: not under the lock, or the session could not even be listed.
                 let examined = preflight::examine(bytes, self.shared.on_conflict, &self.shared.hypervisors);
-                self.commit_cfg(&mut self.lock(), name, examined)
+                self.commit_cfg(&mut self.lock(), name, examined)?;
+                self.compare_mounts(name)
             }
             Kind::Vmx => self.commit_vmx(name, bytes),
             Kind::Descriptor(number) => self.commit_descriptor(&mut self.lock(), number, name, bytes),
             _ => self.put_beside(&mut self.lock(), name, name, bytes),
         }
+    }
+
+    /// Asks the hypervisor whether it sees the directories that were just made: a datastore whose path in the configuration
+    /// leads elsewhere would take all data, and the VMX could not be registered in the end. Told, but no reason to stop: a
+    /// slow NFS client may see them later.
+    fn compare_mounts(&self, name: &str) -> Result<(), ImportError> {
+        let plan = match &self.lock().state {
+            State::Receiving(receiving) if !receiving.has_data() && receiving.plan.taken.register => {
+                receiving.plan.clone()
+            }
+            _ => return Ok(()),
+        };
+        let Some(inventory) =
+            self.shared.hypervisors.find(&plan.hypervisor).and_then(|found| found.inventory.clone())
+        else {
+            return Ok(());
+        };
+        let mut places: Vec<_> = plan.places().filter(|place| !place.directory.is_empty()).collect();
+        places.sort();
+        places.dedup_by_key(|place| &place.datastore);
+        for place in places {
+            let (datastore, directory) = (&place.datastore, &place.directory);
+            let text = match inventory.sees(&plan.taken.datacenter, datastore, directory) {
+                Ok(true) => continue,
+                Ok(false) => format!(
+                    "{}: {} does not see the directory [{datastore}] {directory} that was just made: does path in the \
+                     configuration lead to that datastore?",
+                    self.display(name),
+                    plan.hypervisor
+                ),
+                Err(error) => {
+                    self.log.line(&Event::Note(&error.message).to_string());
+                    continue;
+                }
+            };
+            self.log.error(&text);
+            let mut inner = self.lock();
+            inner.faults.push(Fault { file: fold_name(name), disk: None, text });
+            self.report(&mut inner)?;
+        }
+        Ok(())
     }
 
     /// A CFG was closed. What is wrong with it stands in `.cfg.err` and is no failure of the CLOSE: the client did its part.

@@ -73,8 +73,9 @@ pub struct Content {
     pub view_manager: Ref,
     pub search_index: Ref,
     pub authorization_manager: Ref,
-    /// Every server has one; a test's may not.
+    /// Every server has these; a test's may not.
     pub file_manager: Option<Ref>,
+    pub license_manager: Option<Ref>,
 }
 
 impl Content {
@@ -95,6 +96,7 @@ impl Content {
             search_index: one("searchIndex")?,
             authorization_manager: one("authorizationManager")?,
             file_manager: content.child("fileManager").and_then(soap::reference),
+            license_manager: content.child("licenseManager").and_then(soap::reference),
         })
     }
 }

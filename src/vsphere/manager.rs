@@ -1,6 +1,7 @@
 //! The inventory of a vSphere hypervisor, behind the trait that import sessions know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::client::{Account, Client};
 use super::error::VsphereError;
@@ -10,6 +11,11 @@ use super::{preflight, register};
 use crate::inventory::{
     Checked, Identities, Inventory, InventoryError, Place, Registered, Registration, Wanted,
 };
+
+/// How often a host looks for a directory that was made behind its back, and the pause between: an NFS client may hold on to
+/// what it knew for some seconds.
+const LOOKS: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// One vCenter or ESXi host.
 pub struct Manager {
@@ -50,6 +56,19 @@ impl Inventory for Manager {
         let datacenter = self.client.datacenter(datacenter)?;
         let stores = self.client.stores(&datacenter)?;
         Ok(Store::find(&stores, dsname).map(|store| store.name.clone()))
+    }
+
+    fn sees(&self, datacenter: &str, datastore: &str, directory: &str) -> Result<bool, InventoryError> {
+        let datacenter = self.client.datacenter(datacenter)?;
+        let stores = self.client.stores(&datacenter)?;
+        let Some(store) = Store::find(&stores, datastore) else { return Ok(false) };
+        for _ in 0..LOOKS {
+            if self.client.exists(store, directory)? {
+                return Ok(true);
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        Ok(false)
     }
 
     fn vm_exists(&self, place: &Place, vm_name: &str) -> Result<bool, InventoryError> {

@@ -33,6 +33,9 @@ pub const PRIVILEGES: &[(On, &str)] = &[
     (On::Pool, "VApp.Import"),
 ];
 
+/// The licence edition of a free ESXi.
+const FREE_EDITION: &str = "esxBasic";
+
 struct Findings<'a> {
     checked: Checked,
     wanted: &'a Wanted,
@@ -57,6 +60,9 @@ pub fn check(client: &Client, username: &str, wanted: &Wanted) -> Checked {
     if let Err(error) = client.with_session(|_| Ok(())) {
         findings.failed("servername", error, &format!("{} refuses the login", client.server()));
         return findings.checked;
+    }
+    if wanted.register {
+        findings.licence(client);
     }
     let datacenter = match client.datacenter(&wanted.place.datacenter) {
         Ok(datacenter) => datacenter,
@@ -128,6 +134,24 @@ impl Findings<'_> {
             found.push((want.key.clone(), store));
         }
         found
+    }
+
+    /// A free ESXi host takes no changes through its API, which would show only at the very end.
+    fn licence(&mut self, client: &Client) {
+        let manager = client
+            .with_session(|live| Ok((!live.content.vcenter).then(|| live.content.license_manager.clone())));
+        let Ok(Some(Some(manager))) = manager else { return };
+        // Whoever may not read licences learns of it when something is refused.
+        let Ok(object) = client.properties_of(&manager, &["licenses"]) else { return };
+        let licences = object.values.get("licenses").map(|list| list.children.as_slice()).unwrap_or_default();
+        if licences.iter().any(|licence| licence.text_at(&["editionKey"]) == FREE_EDITION) {
+            let told = format!(
+                "{} has the licence of a free ESXi, which refuses changes through the API; license it, or restore with \
+                 register-after-import = 0",
+                client.server()
+            );
+            self.problem("servername", told);
+        }
     }
 
     fn folder(&mut self, client: &Client, datacenter: &Datacenter) -> Option<Ref> {

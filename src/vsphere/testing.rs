@@ -143,6 +143,8 @@ pub(crate) struct Site {
     pub(crate) connection: &'static str,
     pub(crate) host_maintenance: bool,
     pub(crate) denied: &'static str,
+    /// An ESXi host with that licence, or else a vCenter.
+    pub(crate) edition: &'static str,
 }
 
 impl Site {
@@ -155,6 +157,7 @@ impl Site {
             connection: "connected",
             host_maintenance: false,
             denied: "",
+            edition: "",
         }
     }
 
@@ -270,8 +273,20 @@ impl Site {
         script.child("taken", "<returnval type=\"VirtualMachine\">vm-1</returnval>");
         script.always("FindByInventoryPath", "");
         script.always("FindByDnsName", "");
-        let denied = self.denied;
-        script.privileges(denied);
+        script.privileges(self.denied);
+        if !self.edition.is_empty() {
+            let content = CONTENT.replace("VirtualCenter", "HostAgent");
+            let manager = "<licenseManager type=\"LicenseManager\">lm</licenseManager></returnval>";
+            script.always("RetrieveServiceContent", &content.replace("</returnval>", manager));
+            let licence = format!(
+                "<val><LicenseManagerLicenseInfo><editionKey>{}</editionKey></LicenseManagerLicenseInfo></val>",
+                self.edition
+            );
+            script.answer_properties(
+                "LicenseManager",
+                &object("LicenseManager", "lm", &[("licenses", &licence)]),
+            );
+        }
         script
     }
 }

@@ -19,6 +19,7 @@ const VMX: &[u8] =
 #[derive(Default)]
 struct Fake {
     taken: Vec<&'static str>,
+    blind: Vec<&'static str>,
     used: Identities,
     problem: Mutex<Option<Problem>>,
     refuses: Mutex<usize>,
@@ -39,6 +40,11 @@ impl Inventory for Fake {
             "UUID-2" => Some("ds2".into()),
             _ => None,
         })
+    }
+
+    fn sees(&self, _: &str, datastore: &str, directory: &str) -> Result<bool, InventoryError> {
+        assert_eq!(datastore, "ds1");
+        Ok(!self.blind.contains(&directory))
     }
 
     fn vm_exists(&self, _: &Place, vm_name: &str) -> Result<bool, InventoryError> {
@@ -197,6 +203,26 @@ fn the_inventorys_problems_stand_beside_the_cfgs_own() {
     assert!(read(&session, "vm.cfg.err").contains("line 5: folder: gone"));
     put(&session, "a.vmx", VMX).unwrap();
     assert_eq!(fake.registered.lock().unwrap()[0].place.folder, "Restored");
+}
+
+#[test]
+fn a_mount_that_is_not_the_datastore_is_told_and_stops_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake { blind: vec!["web"], ..Fake::default() });
+    let told = "/vm/vm.cfg: vc does not see the directory [ds1] web that was just made: does path";
+    {
+        let engine = engine(root.path(), &fake);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+        assert!(read(&session, "vm.cfg.err").contains(told), "{}", read(&session, "vm.cfg.err"));
+    }
+    // Neither here nor after a restart.
+    let engine = engine(root.path(), &fake);
+    let session = engine.session(&["vm".into()]).unwrap();
+    assert!(read(&session, "vm.cfg.err").contains(told));
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    assert_eq!(fake.registered.lock().unwrap().len(), 1);
 }
 
 #[test]

@@ -150,6 +150,19 @@ fn without_registration_only_datastores_matter_and_room_for_thin_disks_is_a_note
 }
 
 #[test]
+fn a_free_host_is_told_before_the_data_comes() {
+    let mut site = Site::new();
+    site.edition = "esxBasic";
+    let (key, message) = only(&site, &wanted());
+    assert_eq!(key, "servername");
+    assert!(message.contains("the licence of a free ESXi"), "{message}");
+    let unregistered = Wanted { register: false, ..wanted() };
+    assert_eq!(check_with(&site, &unregistered).problems, []);
+    site.edition = "esxEssentials";
+    assert_eq!(check_with(&site, &wanted()).problems, []);
+}
+
+#[test]
 fn all_at_once() {
     let mut site = Site::new();
     site.free = 1;
