@@ -1,6 +1,7 @@
 //! From a frame to its answer (MS-SMB2 3.3.5.2): decryption, the parts of a compound, credits, signatures, the session and
 //! tree of each request, its handler, and the responses signed or sealed. Synchronous: no sockets here.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
 use super::server::Server;
 use super::session::Channel;
 
-/// How long a failed login's answer is held back, as Windows Server 2025 does: it makes guessing slow.
+/// How long the answer to a login that is no login at all is held back; [`super::guessing`] has the rest.
 const LOGIN_FAILED_DELAY: Duration = Duration::from_secs(2);
 
 /// What a frame led to.
@@ -392,12 +393,15 @@ impl Stage<'_> {
             begins,
             sealed_by: job.sealed_by.as_deref(),
             now: self.now,
+            delay: Cell::default(),
         };
         let (signer, outcome) = session_setup::handle(&arrival, &mut job.frame.bytes_mut()[job.at..self.end]);
+        let delay = arrival.delay.get();
         self.session = signer;
         if matches!(outcome, Err(Failure::Status(Status::LOGON_FAILURE))) {
             output.delay = Some(LOGIN_FAILED_DELAY);
         }
+        output.delay = delay.or(output.delay);
         outcome
     }
 

@@ -5,6 +5,7 @@
 //! A reader starts with [`request`]: what a command's handler is given and may answer.
 
 mod answer;
+pub mod audit;
 pub mod breaks;
 pub mod buffer;
 pub mod changes;
@@ -17,6 +18,7 @@ pub mod dispatch;
 pub mod durable;
 pub mod file_entry;
 pub mod gate;
+pub mod guessing;
 pub mod job;
 pub mod keys;
 pub mod limits;

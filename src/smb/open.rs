@@ -15,6 +15,7 @@ use smb_proto::msg::FileId;
 use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::create::oplock;
 
+use super::audit;
 use super::changes::Untold;
 use super::channel_sequence::ChannelSequence;
 use super::connection::Connection;
@@ -22,6 +23,7 @@ use super::durable::{AWAY_MAX, Guids, Life, Owner};
 use super::file_entry::FileEntry;
 use super::gate::{Gate, Intent};
 use super::lock::Sequences;
+use super::name;
 use super::oplock::{Asker, Granted, LeaseKey, Wanted};
 use super::pattern::Pattern;
 use super::server::ShareEntry;
@@ -345,6 +347,9 @@ impl OpenTable {
         let closed = open.file.close(clean);
         // The share mode goes last: until the file is gone, an open of its name meets DELETE_PENDING.
         let deleted = if delete { open.file.delete() } else { Ok(()) };
+        if delete {
+            audit::deleted(open.session_id(), &name::display(&open.file.path()), deleted);
+        }
         if delete && deleted.is_ok() {
             open.entry.set_deleted();
         }

@@ -13,6 +13,7 @@ use super::breaks::Leasers;
 use super::buffer::Pool;
 use super::connection::Connection;
 use super::dispatch;
+use super::guessing::Guesses;
 use super::limits::{Budget, Door, Limits};
 use super::notify::NotifyTable;
 use super::open::OpenTable;
@@ -133,6 +134,8 @@ pub struct Server {
     pub door: Arc<Door>,
     /// Bytes in flight.
     pub budget: Budget,
+    /// Failed logins.
+    pub guesses: Mutex<Guesses>,
     /// Every open file.
     pub opens: OpenTable,
     /// Who watches which directory.
@@ -155,6 +158,7 @@ impl Server {
     pub fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             door: Arc::default(),
+            guesses: Mutex::default(),
             budget: Budget::new(settings.limits.bytes_in_flight),
             settings,
             pool: Pool::new(),

@@ -1,7 +1,10 @@
 //! SESSION_SETUP (MS-SMB2 3.3.5.5): the legs of an NTLM login inside SPNEGO, for a new session, for a live one that
 //! authenticates again, and for a further channel of one.
 
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use smb_proto::auth::ntlm::{Accepted, Acceptor, Challenged, NtlmError, Side, TargetNames};
 use smb_proto::auth::spnego::{self, NegState, Token};
@@ -10,6 +13,7 @@ use smb_proto::msg::negotiate::{DIALECT_300, SIGNING_AES_GMAC, SIGNING_REQUIRED}
 use smb_proto::msg::session_setup as wire;
 use smb_proto::{Flags, Header, Status};
 
+use crate::smb::audit;
 use crate::smb::connection::{Connection, Negotiated};
 use crate::smb::keys::{self, Keys};
 use crate::smb::open::locked;
@@ -18,6 +22,8 @@ use crate::smb::server::{Encryption, Server};
 use crate::smb::session::{Channel, NewSession, Session};
 use crate::smb::share::Caller;
 
+/// 100 ns in a second.
+const SECOND: u64 = 10_000_000;
 /// Legs that a login may take: two of NTLM and one more for a client that offers Kerberos first.
 const LEGS_MAX: u8 = 4;
 
@@ -88,6 +94,8 @@ pub struct Arrival<'a> {
     pub sealed_by: Option<&'a Channel>,
     /// In 100 ns since 1601.
     pub now: u64,
+    /// How long the answer is to be held back: set where a login fails.
+    pub delay: Cell<Option<Duration>>,
 }
 
 fn reply(status: Status, flags: u16, token: &[u8]) -> Reply {
@@ -164,7 +172,7 @@ fn purpose(arrival: &Arrival<'_>, message: &mut [u8]) -> Result<Purpose, (Option
     check_binding(arrival.server, &session, negotiated, signed)
         .and_then(|()| if unbound.verify(message) { Ok(()) } else { Err(Status::ACCESS_DENIED) })
         .map_err(|status| {
-            tracing::warn!(peer = %connection.peer, %status, "channel refused");
+            audit::channel_refused(&connection.peer, &status);
             (signed.then_some(unbound), Failure::Status(status))
         })?;
     Ok(Purpose::Bind(session))
@@ -276,7 +284,9 @@ fn prove(arrival: &Arrival<'_>, challenged: Challenged, token: &[u8]) -> Result<
     let claim = challenged.authenticate(token).map_err(|error| refused(arrival, "", &error))?;
     let user = claim.user().to_owned();
     let hash = arrival.server.settings.users.nt_hash(&user);
-    claim.verify(hash.as_ref()).map_err(|error| refused(arrival, &user, &error))
+    let accepted = claim.verify(hash.as_ref()).map_err(|error| refused(arrival, &user, &error))?;
+    locked(&arrival.server.guesses).succeeded(address(arrival), &user);
+    Ok(accepted)
 }
 
 /// The last token. A client's mechListMIC that does not match means that the list was changed on its way (RFC 4178 5).
@@ -323,7 +333,7 @@ fn establish(
     let channel = session.add_channel(connection, None).inspect_err(|_| {
         server.remove_session(session.id);
     })?;
-    tracing::info!(user = %accepted.user, peer = %connection.peer, "logged in");
+    audit::login(&session);
     Ok(channel)
 }
 
@@ -332,7 +342,7 @@ fn again(arrival: &Arrival<'_>, channel: Arc<Channel>, accepted: &Accepted) -> A
     for tree in channel.reauthenticate(caller(arrival, accepted)) {
         arrival.server.close_opens(channel.id, Some(tree.id));
     }
-    tracing::info!(user = %accepted.user, peer = %arrival.connection.peer, "authenticated again");
+    audit::login_again(&channel);
     channel
 }
 
@@ -344,13 +354,13 @@ fn bind(
     accepted: &Accepted,
 ) -> Result<Arc<Channel>, Status> {
     if !same_user(&session.caller().user, &accepted.user) {
-        tracing::warn!(user = %accepted.user, peer = %arrival.connection.peer, "channel refused: the session is another user's");
+        audit::channel_refused(&arrival.connection.peer, &"the session is another user's");
         return Err(Status::ACCESS_DENIED);
     }
     let negotiated = arrival.connection.negotiated.get().ok_or(Status::INVALID_PARAMETER)?;
     let key = keys::signing_key(&*accepted.session_key, negotiated, &login.preauth.0)?;
     let channel = session.add_channel(arrival.connection, Some(key))?;
-    tracing::info!(user = %accepted.user, peer = %arrival.connection.peer, "channel bound");
+    audit::channel(session, &arrival.connection.peer);
     Ok(channel)
 }
 
@@ -366,9 +376,16 @@ fn replace(server: &Server, previous: u64, session: &Session) {
     }
 }
 
+/// Where the client is, without its port.
+fn address(arrival: &Arrival<'_>) -> Option<IpAddr> {
+    arrival.connection.peer.parse::<SocketAddr>().ok().map(|peer| peer.ip())
+}
+
 /// What a malformed message is answered with, and (for all reasons that concern the account) STATUS_LOGON_FAILURE.
 fn refused(arrival: &Arrival<'_>, user: &str, why: &NtlmError) -> Status {
-    tracing::warn!(user, peer = %arrival.connection.peer, "login refused: {why}");
+    audit::login_refused(user, &arrival.connection.peer, why);
+    let delay = locked(&arrival.server.guesses).failed(address(arrival), user, arrival.now / SECOND);
+    arrival.delay.set(Some(delay));
     match why {
         NtlmError::Decode(_) | NtlmError::Name => Status::INVALID_PARAMETER,
         _ => Status::LOGON_FAILURE,

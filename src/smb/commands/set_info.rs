@@ -13,6 +13,7 @@ use smb_proto::msg::query_info::info_type;
 use smb_proto::msg::set_info as wire;
 
 use super::open_of;
+use crate::smb::audit;
 use crate::smb::breaks;
 use crate::smb::file_entry::FileEntry;
 use crate::smb::name;
@@ -193,6 +194,7 @@ fn rename(request: &Request<'_>, open: &Open, target: &Target<'_>) -> Result<(),
         (Refusal::Wait, None) => Failure::Status(Status::INTERNAL_ERROR), // only the gate says so
     })?;
     request.server.told_renamed(open, &was);
+    audit::renamed(request.session, &name::display(&was), &name::display(&to), replace);
     Ok(())
 }
 

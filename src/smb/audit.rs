@@ -1,0 +1,67 @@
+//! The audit log: who came in, who was refused, what was destroyed; through `tracing` with the target `audit`, so that it can be
+//! filtered and shipped apart from the rest. Every line of a session has its SessionId.
+
+use smb_proto::Status;
+
+use super::session::Session;
+
+/// The target of every line.
+const TARGET: &str = "audit";
+
+/// A session began.
+pub fn login(session: &Session) {
+    let caller = session.caller();
+    tracing::info!(target: TARGET, event = "login", session = session.id, user = %caller.user, peer = %caller.peer);
+}
+
+/// A session's user proved himself again, or another took it over.
+pub fn login_again(session: &Session) {
+    let caller = session.caller();
+    tracing::info!(target: TARGET, event = "login-again", session = session.id, user = %caller.user, peer = %caller.peer);
+}
+
+/// A session got a further connection.
+pub fn channel(session: &Session, peer: &str) {
+    tracing::info!(target: TARGET, event = "channel", session = session.id, user = %session.caller().user, peer);
+}
+
+/// A login failed.
+pub fn login_refused(user: &str, peer: &str, why: &dyn std::fmt::Display) {
+    tracing::warn!(target: TARGET, event = "login-refused", user, peer, %why);
+}
+
+/// A connection was not let into a session.
+pub fn channel_refused(peer: &str, why: &dyn std::fmt::Display) {
+    tracing::warn!(target: TARGET, event = "channel-refused", peer, %why);
+}
+
+/// A session ended by its client's wish.
+pub fn logoff(session: &Session) {
+    tracing::info!(target: TARGET, event = "logoff", session = session.id, user = %session.caller().user);
+}
+
+/// A user connected to a share.
+pub fn share(session: &Session, share: &str) {
+    tracing::info!(target: TARGET, event = "share", session = session.id, user = %session.caller().user, share);
+}
+
+/// A user was not let into a share.
+pub fn share_refused(session: &Session, share: &str, status: Status) {
+    let caller = session.caller();
+    tracing::warn!(target: TARGET, event = "share-refused", session = session.id, user = %caller.user, peer = %caller.peer, share, %status);
+}
+
+/// A file or directory was deleted, or could not be.
+pub fn deleted(session_id: u64, path: &str, outcome: Result<(), Status>) {
+    match outcome {
+        Ok(()) => tracing::info!(target: TARGET, event = "delete", session = session_id, path),
+        Err(status) => {
+            tracing::warn!(target: TARGET, event = "delete-failed", session = session_id, path, %status);
+        }
+    }
+}
+
+/// A file or directory was renamed, over another where `replace` allowed that.
+pub fn renamed(session: &Session, from: &str, to: &str, replace: bool) {
+    tracing::info!(target: TARGET, event = "rename", session = session.id, user = %session.caller().user, from, to, replace);
+}
