@@ -2,6 +2,7 @@
 
 The datastore is mounted here, as NFS would be: a directory that both importfs and the simulator use.
 """
+import socket
 import subprocess
 import threading
 import time
@@ -363,6 +364,15 @@ path = "{store}"
         run = subprocess.run([lab.binary(), "check", where / "x.cfg", "--config", where / "importfs.toml"], capture_output=True, text=True)
         good = run.returncode == 0 if not part else run.returncode == 1 and part in run.stdout and "servername" in run.stdout
         lab.check(good, f"trust {name}: {part or 'accepted'} {'' if good else run.stdout + run.stderr}")
+    # One that takes the connection and says nothing: told before smbclient's 20 seconds are over.
+    mute = socket.create_server(("127.0.0.1", 0))
+    (work / "sha1" / "mute.toml").write_text(
+        (work / "sha1" / "importfs.toml").read_text().replace(sim.url, f"https://127.0.0.1:{mute.getsockname()[1]}/sdk"))
+    begun = time.monotonic()
+    run = subprocess.run([lab.binary(), "check", work / "sha1" / "x.cfg", "--config", work / "sha1" / "mute.toml"], capture_output=True, text=True)
+    took = time.monotonic() - begun
+    lab.check(run.returncode == 1 and "can't be reached" in run.stdout and took < 18, f"a server without a word: {took:.0f} s {run.stdout[-300:]!r}")
+    mute.close()
     port = lab.free_port()
     dead = (work / "sha1" / "importfs.toml").read_text().replace(sim.url, f"https://127.0.0.1:{port}/sdk")
     (work / "sha1" / "dead.toml").write_text(dead)

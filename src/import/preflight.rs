@@ -12,7 +12,7 @@ use super::formats::conflict::{self, Redirect};
 use super::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 use super::plan::Plan;
 use crate::datastore::Space;
-use crate::inventory::{Checked, Inventory, Store, Wanted};
+use crate::inventory::{Checked, Inventory, Problem, Store, Wanted};
 
 /// A CFG that was read, against the configuration but not yet against what lies on the datastores.
 pub struct Examined<'a> {
@@ -113,10 +113,16 @@ impl Examined<'_> {
         for (number, place) in self.draft.places.iter().enumerate() {
             let Some(dsname) = place.datastore.as_deref() else { continue };
             if hypervisor.datastore(dsname).is_none() && !self.names.contains_key(dsname) {
-                // An error here comes again from the check below, with everything else.
-                let known = inventory.datastore_name(&self.draft.inventory.datacenter, dsname);
-                if let Ok(Some(name)) = known {
-                    self.names.insert(dsname.to_owned(), name);
+                // An error here comes again from the check below, with everything else; but nobody should wait for a dead
+                // server twice.
+                match inventory.datastore_name(&self.draft.inventory.datacenter, dsname) {
+                    Ok(Some(name)) => drop(self.names.insert(dsname.to_owned(), name)),
+                    Err(error) if error.transient => {
+                        let problem = Problem { key: "servername".to_owned(), message: error.message };
+                        self.found.problems.push(problem);
+                        return;
+                    }
+                    _ => {}
                 }
             }
             let name = self.entry_of(hypervisor, dsname).map_or(dsname, |entry| &entry.name);

@@ -37,6 +37,12 @@ pub enum VsphereError {
         /// The system's words.
         why: String,
     },
+    /// The connection stands, and no answer came within the call's bound.
+    #[error("{server} does not answer; look whether its services run, and try again")]
+    Silent {
+        /// Host and port.
+        server: String,
+    },
     /// An HTTP status where none is expected.
     #[error("{what}: the server answers with HTTP status {status}{advice}")]
     Http {
@@ -104,7 +110,9 @@ impl VsphereError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => true,
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Silent { .. } | Self::TimedOut { .. } => {
+                true
+            }
             Self::Http { status, .. } => *status >= 500,
             _ => matches!(
                 self.kind(),

@@ -13,8 +13,9 @@ use super::soap::ACTION;
 use super::tls::Trust;
 use super::xml::DOCUMENT_BYTES_MAX;
 
-/// Until a connection stands, TLS included: longer than a SYN's retries over a bad line, shorter than anybody's patience.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Until a connection stands, TLS included: three SYNs over a bad line, and short enough for `.cfg.err` to be there before an SMB
+/// client gives up the CLOSE of its CFG (smbclient does after 20 seconds).
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long sent bytes may stay unacknowledged before the connection counts as lost.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(1);
 /// Connections kept open to one server: as many as imports usually talk at once.
@@ -138,8 +139,9 @@ fn shown(url: &Url) -> String {
 /// The innermost words of an error: the outer ones repeat the address.
 fn failed(server: &str, error: &reqwest::Error) -> VsphereError {
     let server = server.to_owned();
+    // Not a lost connection, which would be tried again: whoever did not answer in all that time will not the next time either.
     if error.is_timeout() && !error.is_connect() {
-        return VsphereError::Lost { server, why: "it did not answer in time".into() };
+        return VsphereError::Silent { server };
     }
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {

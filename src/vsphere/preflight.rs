@@ -49,7 +49,9 @@ impl Findings<'_> {
         }
     }
 
+    /// A server that went away is no matter of the key that was being looked at.
     fn failed(&mut self, key: &str, error: VsphereError, about: &str) {
+        let key = if error.is_transient() { "servername" } else { key };
         self.problem(key, error.about(about).to_string());
     }
 }

@@ -18,6 +18,7 @@ const VMX: &[u8] =
 /// What it is asked, and how it answers.
 #[derive(Default)]
 struct Fake {
+    dead: bool,
     taken: Vec<&'static str>,
     blind: Vec<&'static str>,
     used: Identities,
@@ -35,6 +36,9 @@ impl Inventory for Fake {
     }
 
     fn datastore_name(&self, _: &str, dsname: &str) -> Result<Option<String>, InventoryError> {
+        if self.dead {
+            return Err(InventoryError { message: "vc does not answer".into(), transient: true });
+        }
         Ok(match dsname {
             "UUID-1" => Some("ds1".into()),
             "UUID-2" => Some("ds2".into()),
@@ -223,6 +227,17 @@ fn a_mount_that_is_not_the_datastore_is_told_and_stops_nothing() {
     put(&session, "a-flat.vmdk", DISK).unwrap();
     put(&session, "a.vmx", VMX).unwrap();
     assert_eq!(fake.registered.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_dead_server_is_waited_for_once() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake { dead: true, ..Fake::default() });
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+    assert_eq!(read(&session, "vm.cfg.err").matches("line 3: servername: vc does not answer").count(), 1);
+    assert!(fake.wanted.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -64,6 +64,18 @@ fn login_and_reach() {
 }
 
 #[test]
+fn a_server_that_goes_away_is_told_as_such() {
+    let script = Site::new().script();
+    for _ in 0..3 {
+        script.lost("CreateContainerView");
+    }
+    let checked = check(&script_client(&script), "user", &wanted());
+    assert_eq!(checked.problems.len(), 1, "{checked:?}");
+    assert_eq!(checked.problems[0].key, "servername");
+    assert!(checked.problems[0].message.contains("the connection to hv:443 was lost: cut"), "{checked:?}");
+}
+
+#[test]
 fn each_name_that_is_not_there() {
     let cases: [Case<Wanted>; 7] = [
         (
