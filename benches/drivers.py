@@ -6,6 +6,7 @@ Images: random data, zeros that are allocated, and a disk that is 20 % full of h
 size for both sides and the median of the runs' ratios (above 1: ours is faster), then CPU seconds of both.
 """
 import argparse
+import filecmp
 import os
 import pathlib
 import random
@@ -75,7 +76,52 @@ def stream_optimized(tool, image, name, work, runs):
             f"{bytes_made[0] / MIB:.0f} and {bytes_made[1] / MIB:.0f} MiB")
 
 
-BENCHES = {"stream-optimized": stream_optimized}
+def nbd(tool, image, name, work, runs):
+    """Into nbdkit's file plugin. Both sides' CPU is the client's; nbdkit does the same for both."""
+    if not (shutil.which("nbdkit") and shutil.which("nbdcopy")):
+        print("left out: nbd (nbdkit, nbdcopy)")
+        return
+    size, socket, export = os.path.getsize(image), work / "nbd.sock", work / "export.img"
+    ours, theirs = [], []
+
+    def run(*command):
+        export.unlink(missing_ok=True)
+        socket.unlink(missing_ok=True)
+        with open(export, "wb") as f:
+            f.truncate(size)
+        server = subprocess.Popen(["nbdkit", "-f", "-U", socket, "file", export])
+        while not socket.exists():
+            time.sleep(0.01)
+        try:
+            return Run(command)
+        finally:
+            server.terminate()
+            server.wait()
+            if not filecmp.cmp(image, export, shallow=False):
+                sys.exit(f"{command}: the export differs")
+
+    for _ in range(runs):
+        ours.append(run(tool, "nbd", image, f"nbd+unix:///?socket={socket}"))
+        theirs.append(run("nbdcopy", "--flush", image, f"nbd+unix:///?socket={socket}"))
+    export.unlink()
+    row(f"nbd, {name}, nbdcopy", size, ours, theirs)
+
+
+def directory(tool, image, name, work, runs):
+    """Into a file on the same tmpfs, beside cp."""
+    size, target = os.path.getsize(image), work / "target-flat.vmdk"
+    ours, theirs = [], []
+    for _ in range(runs):
+        for side, command in ((ours, (tool, "directory", image, target)), (theirs, ("cp", "--sparse=always", image, target))):
+            target.unlink(missing_ok=True)
+            side.append(Run(command))
+            if not filecmp.cmp(image, target, shallow=False):
+                sys.exit(f"{command}: the copy differs")
+    target.unlink()
+    row(f"directory, {name}, cp --sparse=always", size, ours, theirs)
+
+
+BENCHES = {"stream-optimized": stream_optimized, "nbd": nbd, "directory": directory}
 
 
 def main():

@@ -1,15 +1,20 @@
 //! Drives one datastore driver from an image file: what `interop/check_drivers.py` judges and `benches/drivers.py` times.
 //!
 //!     drivers stream-optimized IMAGE OUT.vmdk [LEVEL [THREADS]]
+//!     drivers nbd IMAGE URI [CONNECTIONS [RETRY_SECONDS]]
+//!     drivers directory IMAGE OUT-flat.vmdk
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use importfs::datastore::nbd::{ClientOptions, NbdOptions};
 use importfs::datastore::stream_optimized::{Description, Options, StreamOptimized};
-use importfs::datastore::{Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
+use importfs::datastore::{Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning};
+use importfs::disk::{self, Completion, ImportDisk};
 use rustix::fs::SeekFrom;
 
 fn main() -> io::Result<()> {
@@ -17,7 +22,9 @@ fn main() -> io::Result<()> {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match &arguments[..] {
         ["stream-optimized", image, output, options @ ..] => stream_optimized(image, output, options),
-        _ => Err(invalid("usage: drivers stream-optimized IMAGE OUT.vmdk [LEVEL [THREADS]]")),
+        ["nbd", image, uri, options @ ..] => nbd(image, uri, options),
+        ["directory", image, output] => directory(image, output),
+        _ => Err(invalid("usage: see the first lines of examples/drivers.rs")),
     }
 }
 
@@ -82,6 +89,78 @@ fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> 
         match io::Read::read(&mut stream, &mut buffer)? {
             0 => return Ok(()),
             length => io::Write::write_all(&mut file, &buffer[..length])?,
+        }
+    }
+}
+
+/// Threads that write, as many as a client's connections keep busy.
+const WRITERS: u64 = 4;
+/// Bytes of a client's write.
+const PIECE: u64 = 1 << 20;
+
+fn nbd(image: &str, uri: &str, rest: &[&str]) -> io::Result<()> {
+    let number = |at: usize, default: u64| match rest.get(at) {
+        Some(text) => text.parse().map_err(|_| invalid("a number is expected")),
+        None => Ok(default),
+    };
+    let options = NbdOptions {
+        template: uri.to_owned(),
+        client: ClientOptions {
+            connections: number(0, 4)? as usize,
+            retry: Duration::from_secs(number(1, 300)?),
+        },
+        fresh_reads_zero: false,
+    };
+    let files = Arc::new(DirectoryDatastore::open(Path::new("/"))?);
+    let store = NbdDatastore::new("datastore1", options, files).map_err(|why| invalid(&why))?;
+    restore(image, &store, "", "x-flat.vmdk")
+}
+
+fn directory(image: &str, output: &str) -> io::Result<()> {
+    let path = Path::new(output);
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| invalid("no file name"))?;
+    let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    restore(image, &DirectoryDatastore::open(directory)?, "", name)
+}
+
+/// Writes an image through everything between a client and the driver: zero skipping, extent maps, ordering.
+fn restore(image: &str, store: &dyn Datastore, directory: &str, extent: &str) -> io::Result<()> {
+    let Image { disk: source, allocated } = open(image)?;
+    let spec = DiskSpec {
+        directory: directory.to_owned(),
+        extent: extent.to_owned(),
+        size: source.size(),
+        provisioning: Provisioning::Thin,
+    };
+    let made = store.create_disk(&spec)?;
+    let fresh_reads_zero = store.capabilities().fresh_reads_zero || made.fresh_reads_zero();
+    let disk = ImportDisk::new(made, disk::Options { fresh_reads_zero, ..disk::Options::default() });
+    let failed = |error: disk::DiskError| io::Error::other(error.to_string());
+    disk.set_size(source.size()).map_err(failed)?;
+    let pieces: Vec<Range<u64>> = allocated
+        .iter()
+        .flat_map(|range| range.clone().step_by(PIECE as usize).map(|at| at..(at + PIECE).min(range.end)))
+        .collect();
+    std::thread::scope(|scope| {
+        let writer = |number: u64| {
+            let (pieces, source, disk) = (&pieces, &source, &disk);
+            scope.spawn(move || -> io::Result<()> {
+                let mut buffer = vec![0; PIECE as usize];
+                for piece in pieces.iter().skip(number as usize).step_by(WRITERS as usize) {
+                    let part = &mut buffer[..(piece.end - piece.start) as usize];
+                    source.read_at(part, piece.start)?;
+                    disk.write_at(part, piece.start).map_err(|error| io::Error::other(error.to_string()))?;
+                }
+                Ok(())
+            })
+        };
+        let writers: Vec<_> = (0..WRITERS).map(writer).collect();
+        writers.into_iter().try_for_each(|w| w.join().map_err(|_| io::Error::other("a writer panicked"))?)
+    })?;
+    match disk.close().map_err(failed)? {
+        Completion::Complete => Ok(()),
+        Completion::Incomplete { missing, .. } => {
+            Err(io::Error::other(format!("{missing} bytes are missing")))
         }
     }
 }

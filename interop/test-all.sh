@@ -4,7 +4,7 @@
 # What can't run here is reported as skipped, by name. Exit status: 0 only if nothing failed.
 set -u
 cd "$(dirname "$0")/.."
-packages=(smbclient samba samba-testsuite qemu-utils libvmdk-utils python3 golang-go golang-github-vmware-govmomi-dev)
+packages=(smbclient samba samba-testsuite qemu-utils libvmdk-utils nbdkit libnbd-bin python3 golang-go golang-github-vmware-govmomi-dev)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

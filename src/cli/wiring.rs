@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::config::{self, Config, DatastoreConfig, HypervisorConfig};
-use crate::datastore::DirectoryDatastore;
+use crate::datastore::nbd::{ClientOptions, NbdOptions};
+use crate::datastore::{Datastore, DirectoryDatastore, NbdDatastore};
 use crate::disk::Options;
 use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, OnConflict};
 use crate::inventory::Inventory;
@@ -75,21 +76,34 @@ fn inventory(hypervisor: &HypervisorConfig) -> Result<Option<Arc<dyn Inventory>>
 
 /// The hypervisors, their datastores opened. Changes nothing.
 pub(super) fn hypervisors(config: &Config) -> Result<Hypervisors, Failure> {
-    let open = |store: &DatastoreConfig| {
-        let driver = DirectoryDatastore::open(&store.path).map_err(|error| {
-            let name = &store.name;
-            Failure::Usage(format!("datastore {name}: {}: {error}; is it mounted?", store.path.display()))
-        })?;
-        Ok(DatastoreEntry { name: store.name.clone(), uuid: store.uuid.clone(), store: Arc::new(driver) })
-    };
     let mut found = Vec::new();
     for hypervisor in &config.hypervisors {
         found.push(Hypervisor {
             inventory: inventory(hypervisor)?,
             name: hypervisor.name.clone(),
             aliases: hypervisor.aliases.clone(),
-            datastores: hypervisor.datastores.iter().map(open).collect::<Result<_, _>>()?,
+            datastores: hypervisor.datastores.iter().map(datastore).collect::<Result<_, _>>()?,
         });
     }
     Ok(Hypervisors(found))
+}
+
+/// A datastore with its driver.
+fn datastore(store: &DatastoreConfig) -> Result<DatastoreEntry, Failure> {
+    let name = &store.name;
+    let directory = DirectoryDatastore::open(&store.path).map_err(|error| {
+        Failure::Usage(format!("datastore {name}: {}: {error}; is it mounted?", store.path.display()))
+    })?;
+    let driver: Arc<dyn Datastore> = match &store.nbd {
+        None => Arc::new(directory),
+        Some(nbd) => {
+            let client =
+                ClientOptions { connections: nbd.connections, retry: Duration::from_secs(nbd.retry_seconds) };
+            let fresh_reads_zero = nbd.fresh_reads_zero;
+            let options = NbdOptions { template: nbd.uri.clone(), client, fresh_reads_zero };
+            let opened = NbdDatastore::new(name, options, Arc::new(directory));
+            Arc::new(opened.map_err(|why| Failure::Usage(format!("datastore {name}: nbd.uri: {why}")))?)
+        }
+    };
+    Ok(DatastoreEntry { name: name.clone(), uuid: store.uuid.clone(), store: driver })
 }

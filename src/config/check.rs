@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{Config, HypervisorConfig, HypervisorKind, ShareKind};
+use super::{Config, HypervisorConfig, HypervisorKind, NbdConfig, ShareKind};
 use crate::vsphere::tls::Thumbprint;
 
 /// The smallest and largest grain: a sector cluster, and what still finds holes in a sparse disk.
@@ -14,6 +14,10 @@ const COALESCE_BYTES: std::ops::RangeInclusive<u64> = 4096..=16 << 20;
 const LOGIN_BYTES_MIN: u64 = 256 << 10;
 /// Four of the largest frames.
 const BYTES_IN_FLIGHT_MIN: usize = 32 << 20;
+/// Connections to an NBD server for each disk: more only queue at the server.
+const NBD_CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=16;
+/// How long a client may be held: a day is already past any backup window.
+const NBD_RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// The longest NetBIOS-style name that clients accept.
 const NAME_CHARS_MAX: usize = 15;
 /// The longest share name (MS-SRVS 2.2.4.23: NNLEN).
@@ -186,8 +190,22 @@ fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
                 }
             }
         }
+        for (n, store) in hypervisor.datastores.iter().enumerate() {
+            if let Some(nbd) = &store.nbd {
+                nbd_problems(&format!("{at}.datastore[{n}].nbd"), nbd, found);
+            }
+        }
         if hypervisor.datastores.is_empty() {
             found.push((format!("{at}.datastore"), format!("'{}' has no datastore", hypervisor.name)));
         }
+    }
+}
+
+fn nbd_problems(at: &str, nbd: &NbdConfig, found: &mut Vec<Problem>) {
+    if !NBD_CONNECTIONS.contains(&nbd.connections) {
+        found.push((format!("{at}.connections"), format!("{} is not from 1 to 16", nbd.connections)));
+    }
+    if !NBD_RETRY_SECONDS.contains(&nbd.retry_seconds) {
+        found.push((format!("{at}.retry-seconds"), format!("{} is not from 1 to 86400", nbd.retry_seconds)));
     }
 }

@@ -331,6 +331,35 @@ pub struct DatastoreConfig {
     /// It belongs to [`Config::embedded`] and is made on the first start.
     #[serde(skip)]
     pub embedded: bool,
+    /// `[hypervisor.datastore.nbd]`: disks go to exports of an NBD server, everything else to `path`.
+    pub nbd: Option<NbdConfig>,
+}
+
+/// `[hypervisor.datastore.nbd]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NbdConfig {
+    /// Address of a disk's export, with `{datastore}`, `{directory}`, `{extent}`, `{disk}`.
+    pub uri: String,
+    /// Connections for each disk, where the server allows several.
+    #[serde(default = "NbdConfig::connections_default")]
+    pub connections: usize,
+    /// Seconds that a lost connection is tried again for while the client is held, and that an answer may take.
+    #[serde(default = "NbdConfig::retry_default")]
+    pub retry_seconds: u64,
+    /// The administrator's word that each export reads as zeros before a restore.
+    #[serde(default)]
+    pub fresh_reads_zero: bool,
+}
+
+impl NbdConfig {
+    fn connections_default() -> usize {
+        4
+    }
+
+    fn retry_default() -> u64 {
+        300
+    }
 }
 
 impl Config {
@@ -405,6 +434,7 @@ impl Config {
                     uuid: None,
                     path: data_dir.join("datastore1"),
                     embedded: true,
+                    nbd: None,
                 }],
             }],
         }

@@ -101,6 +101,7 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
     let text = uncommented.join("\n");
     parse(&text).unwrap();
     assert!(uncommented.iter().filter(|line| SAMPLE.contains(&format!("\n#{line}\n"))).count() > 3);
+    let nested = "[hypervisor.datastore.nbd]";
     for table in [
         "[server]",
         "[smb]",
@@ -109,14 +110,17 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
         "[[share]]",
         "[[hypervisor]]",
         "[[hypervisor.datastore]]",
+        nested,
     ] {
         let section = text.split(table).nth(1).unwrap();
         let section = section.split("\n[").next().unwrap();
         let keys = known_keys(
-            &table.replace("[[hypervisor.datastore]]", "[[hypervisor]]\n[[hypervisor.datastore]]"),
+            &table
+                .replace(nested, "[[hypervisor.datastore]]\n[hypervisor.datastore.nbd]")
+                .replace("[[hypervisor.datastore]]", "[[hypervisor]]\n[[hypervisor.datastore]]"),
         );
         assert!(keys.len() > 2, "{table}: {keys:?}");
-        for key in keys.iter().filter(|key| *key != "datastore") {
+        for key in keys.iter().filter(|key| !["datastore", "nbd"].contains(&key.as_str())) {
             let everywhere = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(
                 section.contains(&format!("\n{key} = "))

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod nbd;
 pub mod nfc;
 pub mod sink;
 pub mod stream_optimized;
@@ -16,6 +17,7 @@ pub mod zeros;
 use std::io;
 
 pub use directory::DirectoryDatastore;
+pub use nbd::NbdDatastore;
 
 /// How a disk's space is provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,10 @@ pub trait Datastore: Send + Sync {
     fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>>;
     /// Removes a file. Only the orphan command and a session's own half-made files come here.
     fn remove_file(&self, path: &str) -> io::Result<()>;
+    /// Removes a disk's extent that [`Datastore::create_disk`] made, by its path.
+    fn remove_disk(&self, path: &str) -> io::Result<()> {
+        self.remove_file(path)
+    }
     /// Removes a directory that is empty.
     fn remove_directory(&self, path: &str) -> io::Result<()>;
 }
@@ -106,6 +112,11 @@ pub trait Disk: Send + Sync {
     /// Called at an interval while nothing goes out, so that a remote end does not give up.
     fn keep_alive(&self) -> io::Result<()> {
         Ok(())
+    }
+    /// Whether this very disk, made just now, is known to read as zeros, although its driver promises that of no disk in
+    /// general ([`Capabilities::fresh_reads_zero`]).
+    fn fresh_reads_zero(&self) -> bool {
+        false
     }
     /// Bytes that it occupies now.
     fn allocated(&self) -> io::Result<u64>;

@@ -168,7 +168,7 @@ impl Session {
         let created =
             Record::DiskCreated { disk: number as u32, datastore: plan.place.datastore.clone(), path };
         self.record(&created)?;
-        let fresh = datastore.capabilities().fresh_reads_zero;
+        let fresh = datastore.capabilities().fresh_reads_zero || disk.fresh_reads_zero();
         let disk = Arc::new(ImportDisk::new(disk, self.disk_options(number, fresh)));
         if let State::Receiving(receiving) = &mut inner.state
             && let Some(slot) = receiving.disks.get_mut(number)

@@ -287,7 +287,7 @@ impl Session {
         let opened =
             self.shared.hypervisors.store(hypervisor, &slot.plan.place.datastore).and_then(|store| {
                 let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
-                let fresh = store.capabilities().fresh_reads_zero;
+                let fresh = store.capabilities().fresh_reads_zero || disk.fresh_reads_zero();
                 Ok(ImportDisk::restore(disk, self.disk_options(number, fresh), &map))
             });
         match opened {

@@ -131,6 +131,10 @@ impl Disk for Fault {
         self.inner.keep_alive()
     }
 
+    fn fresh_reads_zero(&self) -> bool {
+        self.inner.fresh_reads_zero()
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.inner.allocated()
     }
@@ -196,6 +200,10 @@ impl Datastore for FaultDatastore {
 
     fn remove_file(&self, path: &str) -> io::Result<()> {
         self.attempt(|inner| inner.remove_file(path))
+    }
+
+    fn remove_disk(&self, path: &str) -> io::Result<()> {
+        self.attempt(|inner| inner.remove_disk(path))
     }
 
     fn remove_directory(&self, path: &str) -> io::Result<()> {

@@ -114,6 +114,10 @@ impl Disk for KeepAlive {
         self.shared.inner.keep_alive()
     }
 
+    fn fresh_reads_zero(&self) -> bool {
+        self.shared.inner.fresh_reads_zero()
+    }
+
     fn allocated(&self) -> io::Result<u64> {
         self.shared.inner.allocated()
     }

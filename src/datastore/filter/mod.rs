@@ -1,5 +1,6 @@
 //! Filters: wrappers around any disk or datastore, which stack.
 //!
+//! - [`aligned`]: any range over a driver that takes whole blocks
 //! - [`meter`]: counts and times what goes through
 //! - [`keep_alive`]: keeps a remote end alive while a client pauses
 //! - [`fault`]: makes operations fail, the same ones for the same seed
@@ -9,10 +10,12 @@ use std::sync::Arc;
 
 use super::{Capabilities, Datastore, Disk, DiskSpec, Space};
 
+pub mod aligned;
 pub mod fault;
 pub mod keep_alive;
 pub mod meter;
 
+pub use aligned::Aligned;
 pub use fault::{Fault, FaultDatastore, FaultPlan, Injector};
 pub use keep_alive::KeepAlive;
 pub use meter::{Counts, Meter};
@@ -68,6 +71,10 @@ impl Datastore for FilteredDatastore {
 
     fn remove_file(&self, path: &str) -> io::Result<()> {
         self.inner.remove_file(path)
+    }
+
+    fn remove_disk(&self, path: &str) -> io::Result<()> {
+        self.inner.remove_disk(path)
     }
 
     fn remove_directory(&self, path: &str) -> io::Result<()> {

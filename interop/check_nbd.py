@@ -1,0 +1,222 @@
+"""Whole restores with smbclient into nbdkit's exports, byte for byte; with errors, delays, a server that is killed and comes back.
+
+Directories, VMX and descriptors go to the datastore's directory, disks to exports: nbdkit's file plugin gives one for each file of
+a directory, by name.
+"""
+import os
+import pathlib
+import re
+import subprocess
+import time
+
+import check_restore
+import lab
+
+SEED = int(os.environ.get("SEED", "20120229"))
+MIB = 1 << 20
+BYTES = 37 * MIB + 512 * 7
+
+
+class Nbdkit:
+    """nbdkit over a directory of export files, on a socket of its own."""
+
+    def __init__(self, where, *options, plugin=None):
+        self.exports, self.socket, self.options = where / "exports", where / "nbd.sock", options
+        self.exports.mkdir(parents=True, exist_ok=True)
+        self.plugin = plugin or ["file", f"dir={self.exports}"]
+        self.log = open(where / "nbdkit.log", "ab")
+        self.start()
+
+    def start(self):
+        self.socket.unlink(missing_ok=True)
+        self.process = subprocess.Popen(["nbdkit", "-f", "-U", self.socket, *[o for o in self.options if o.startswith("--")],
+                                         *self.plugin, *[o for o in self.options if not o.startswith("--")]], stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + lab.START_SECONDS
+        while not self.socket.exists() and time.monotonic() < deadline and self.process.poll() is None:
+            time.sleep(0.02)
+
+    def make(self, name, size):
+        with open(self.exports / name, "wb") as f:
+            f.truncate(size)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(20)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def server(where, uri, retry=60, more=""):
+    extra = f'[hypervisor.datastore.nbd]\nuri = "{uri}"\nretry-seconds = {retry}\n{more}'
+    return lab.Importfs(where, extra=extra)
+
+
+def put(server, source, name, *files, while_running=None):
+    commands = f"cd {name}; " + "; ".join(f"put {local} {remote}" for local, remote in files)
+    process = subprocess.Popen(["smbclient", "//127.0.0.1/import", "-p", str(server.port), "-U", f"{lab.USER}%{lab.PASSWORD}", "-t", "120",
+                                "-c", commands], cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if while_running:
+        while_running(process)
+    return process.communicate(timeout=300)[0]
+
+
+def begin(server, source, name, size=BYTES, kind="thin"):
+    (source / "x.cfg").write_text(check_restore.cfg(name, [(name, size, kind)]))
+    (source / "x.vmx").write_text(check_restore.vmx(name, [(name, size, kind)]))
+    said = lab.smbclient(server.port, "import", f"mkdir {name}; cd {name}; put x.cfg {name}.cfg; ls", cwd=source).stdout
+    lab.check(".cfg.err" not in said and "NT_STATUS" not in said, f"{name}: CFG accepted {said[-200:] if 'NT_' in said else ''}")
+
+
+def whole(server, nbd, source, name, while_running=None, image="thin.img", kind="thin", differential=True):
+    """A whole restore; the export must end as the image with its differential."""
+    nbd.make(f"{name}-flat.vmdk", BYTES)
+    begin(server, source, name, kind=kind)
+    said = put(server, source, name, (image, f"{name}-flat.vmdk"), while_running=while_running)
+    lab.check("NT_STATUS" not in said, f"{name}: extent {said[-300:] if 'NT_' in said else ''}")
+    export = nbd.exports / f"{name}-flat.vmdk"
+    lab.check(check_restore.same(source / image, export), f"{name}: the export has the image's bytes")
+    last = [("thin.pancbt", f"{name}-flat.pancbt")] if differential else []
+    said = put(server, source, name, *last, ("x.vmx", f"{name}.vmx"))
+    lab.check("NT_STATUS" not in said, f"{name}: differential and VMX {said[-300:] if 'NT_' in said else ''}")
+    if differential:
+        lab.check(check_restore.same(source / "thin.new", export), f"{name}: differential merged")
+    where = server.datastore / name
+    lab.check((where / f"{name}.vmx").exists() and (where / f"{name}.vmdk").exists() and not (where / f"{name}-flat.vmdk").exists(),
+              f"{name}: VMX and descriptor in the directory, the extent in the export")
+    return export
+
+
+def stats(path):
+    """nbdkit's stats filter: operations and bytes by kind."""
+    found = {}
+    for line in path.read_text().splitlines():
+        match = re.match(r"(\w+): (\d+) ops, [\d.]+ s, ([\d.]+) (\w+)", line)
+        if match:
+            unit = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[4]]
+            found[match[1]] = (int(match[2]), float(match[3]) * unit)
+    return found
+
+
+def check_plain(work, source):
+    where = work / "plain"
+    where.mkdir()
+    nbd = Nbdkit(where, "--filter=stats", f"statsfile={where / 'stats'}")
+    s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}")
+    export = whole(s, nbd, source, "plain")
+    data = check_restore.data_grains(source / "thin.img") * check_restore.GRAIN
+    lab.check(export.stat().st_blocks * 512 <= BYTES * 0.5, f"plain: zeros are skipped ({export.stat().st_blocks * 512} of {BYTES} bytes)")
+    whole(s, nbd, source, "plain2", differential=False, image="thick.img", kind="thick")
+    # No export of that name, and one of another size.
+    for name, size in (("absent", None), ("short", MIB)):
+        if size:
+            nbd.make(f"{name}-flat.vmdk", size)
+        begin(s, source, name)
+        said = put(s, source, name, ("thin.img", f"{name}-flat.vmdk"))
+        lab.check("NT_STATUS" in said, f"{name}: refused")
+        lab.smbclient(s.port, "import", f"cd {name}; get import.log {name}.log", cwd=source)
+        text = (source / f"{name}.log").read_text(errors="replace")
+        lab.check(f"{name}-flat.vmdk" in text and ("export" in text), f"{name}: import.log says why: {[l for l in text.splitlines() if 'ERROR' in l][-1:]}")
+    lab.check("panicked" not in s.log.read_text(errors="replace"), "plain: no panic")
+    s.stop()
+    nbd.stop()
+    counted = stats(where / "stats")
+    wrote = counted.get("write", (0, 0))[1]
+    image2 = check_restore.data_grains(source / "thick.img") * check_restore.GRAIN
+    lab.check(wrote <= data * 1.6 + image2 + MIB, f"plain: {wrote:.0f} bytes written for {data} and {image2} of data and a differential")
+    lab.check(counted.get("flush", (0, 0))[0] > 0 and counted.get("zero", (0, 0))[0] > 0, f"plain: flushed and zeroed {counted}")
+
+
+def check_troubles(work, source):
+    for name, options in (
+        ("eio", ["--filter=error", "error=EIO", "error-pwrite-rate=10%", "error-pread-rate=5%", "error-zero-rate=5%"]),
+        ("slow", ["--filter=delay", "delay-write=30ms", "delay-zero=20ms", "delay-open=100ms"]),
+        ("blocks", ["--filter=blocksize-policy", "blocksize-minimum=512", "blocksize-error-policy=error"]),
+        ("noextents", ["--filter=noextents", "--filter=nozero", "zeromode=notrim"]),
+        ("single", ["--filter=multi-conn", "multi-conn-mode=disable"]),
+    ):
+        where = work / name
+        where.mkdir()
+        nbd = Nbdkit(where, *options)
+        s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}")
+        whole(s, nbd, source, name)
+        s.stop()
+        nbd.stop()
+
+
+def check_killed(work, source):
+    """nbdkit is killed in the middle and starts again: the client notices nothing but time."""
+    where = work / "killed"
+    where.mkdir()
+    nbd = Nbdkit(where, "--filter=rate", "rate=12M")
+    s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}")
+
+    def kill_twice(process):
+        for _ in range(2):
+            time.sleep(0.8)
+            lab.check(process.poll() is None, "killed: the copy still runs when nbdkit is killed")
+            nbd.kill()
+            time.sleep(1)
+            nbd.start()
+
+    whole(s, nbd, source, "killed", while_running=kill_twice)
+    lab.check("lost" in s.log.read_text(errors="replace"), "killed: the log tells of the lost connection")
+    s.stop()
+    nbd.stop()
+    # It never comes back: an error within the configured time, and the service lives.
+    where = work / "gone"
+    where.mkdir()
+    nbd = Nbdkit(where, "--filter=rate", "rate=12M")
+    s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}", retry=2)
+    nbd.make("gone-flat.vmdk", BYTES)
+    begin(s, source, "gone")
+    begun = time.monotonic()
+    said = put(s, source, "gone", ("thin.img", "gone-flat.vmdk"), while_running=lambda _: (time.sleep(0.8), nbd.kill()))
+    lab.check("NT_STATUS" in said and time.monotonic() - begun < 60, f"gone: the client is told after {time.monotonic() - begun:.0f} s")
+    nbd.start()
+    said = put(s, source, "gone", ("thin.img", "gone-flat.vmdk"), ("x.vmx", "gone.vmx"))
+    lab.check("NT_STATUS" not in said and check_restore.same(source / "thin.img", nbd.exports / "gone-flat.vmdk"), f"gone: copied again it is whole {said[-200:] if 'NT_' in said else ''}")
+    s.stop()
+    nbd.stop()
+
+
+def check_restart(work, source):
+    """importfs is killed in the middle; after a restart the extent is copied again."""
+    where = work / "restart"
+    where.mkdir()
+    nbd = Nbdkit(where, "--filter=rate", "rate=12M")
+    s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}")
+    nbd.make("restart-flat.vmdk", BYTES)
+    begin(s, source, "restart")
+    put(s, source, "restart", ("thin.img", "restart-flat.vmdk"), while_running=lambda _: (time.sleep(1), s.kill()))
+    s.start()
+    said = put(s, source, "restart", ("x.vmx", "restart.vmx"))
+    lab.check("NT_STATUS" in said, f"restart: the VMX is refused before the extent is whole {said[-200:]}")
+    said = put(s, source, "restart", ("thin.img", "restart-flat.vmdk"), ("x.vmx", "restart.vmx"))
+    lab.check("NT_STATUS" not in said and check_restore.same(source / "thin.img", nbd.exports / "restart-flat.vmdk"), f"restart: copied again it is whole {said[-200:] if 'NT_' in said else ''}")
+    s.stop()
+    nbd.stop()
+
+
+def main():
+    lab.need("smbclient", "qemu-img", "nbdkit")
+    print(f"seed {SEED}")
+    work = lab.workdir("nbd")
+    source = work / "source"
+    source.mkdir()
+    check_restore.image(source / "thin.img", BYTES, SEED, 0.3)
+    check_restore.image(source / "thick.img", BYTES, SEED + 1, 0.5)
+    check_restore.changed(source / "thin.img", source / "thin.new", SEED + 2)
+    made = subprocess.run([lab.binary(), "pancbt", "create", "--base", source / "thin.img", "--new", source / "thin.new",
+                           "--output", source / "thin.pancbt"], capture_output=True, text=True)
+    lab.check(made.returncode == 0, f"pancbt create {made.stderr}")
+    check_plain(work, source)
+    check_troubles(work, source)
+    check_killed(work, source)
+    check_restart(work, source)
+    lab.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+//! The NBD driver: disks that are exports of a server which the administrator runs (nbdkit with the vddk plugin, qemu-nbd,
+//! nbdkit's file plugin …), one export for each disk. The configuration maps a disk to its export's address.
+//!
+//! - [`uri`]: addresses, and templates of them
+//! - [`wire`]: the protocol's bytes
+//! - [`connection`]: one connection, pipelined
+//! - [`client`]: several of them, made anew when lost
+//! - [`unflushed`]: what would be in doubt then
+//!
+//! An export holds a disk's data and nothing else: directories, descriptors and the VMX go to a directory beside it, through
+//! another driver.
+
+mod client;
+mod connection;
+#[cfg(test)]
+mod tests;
+mod unflushed;
+pub mod uri;
+pub mod wire;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use client::Client;
+pub use client::ClientOptions;
+use uri::{Place, Uri};
+use wire::export;
+
+use super::filter::Aligned;
+use super::{Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined};
+
+/// Zeros written at a time to a server that can't zero a range.
+const ZEROS: &[u8] = &[0; 1024 * 1024];
+/// Disks at the same time: each has its connections and threads.
+const MAX_PARALLEL_DISKS: usize = 16;
+
+/// How exports are found and used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NbdOptions {
+    /// Address with placeholders (see [`uri::fill`]).
+    pub template: String,
+    /// Connections and patience.
+    pub client: ClientOptions,
+    /// The administrator says that an export reads as zeros before it is restored to. Otherwise its block status has to.
+    pub fresh_reads_zero: bool,
+}
+
+/// A datastore whose disks are exports.
+pub struct NbdDatastore {
+    name: String,
+    options: NbdOptions,
+    /// Directories and small files.
+    files: Arc<dyn Datastore>,
+    /// Exports that are open: two disks on one would destroy each other.
+    open: Arc<Mutex<HashSet<String>>>,
+}
+
+impl NbdDatastore {
+    /// A datastore of that name; `files` takes directories and small files. Fails where the template makes no address.
+    pub fn new(name: &str, options: NbdOptions, files: Arc<dyn Datastore>) -> Result<Self, String> {
+        let sample = Place { datastore: name, directory: "directory", extent: "disk-flat.vmdk" };
+        Uri::parse(&uri::fill(&options.template, sample)?)?;
+        Ok(Self { name: name.to_owned(), options, files, open: Arc::default() })
+    }
+
+    fn uri(&self, directory: &str, extent: &str) -> io::Result<Uri> {
+        confined::components(directory)?;
+        confined::components(extent)?;
+        let place = Place { datastore: &self.name, directory, extent };
+        let invalid = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
+        Uri::parse(&uri::fill(&self.options.template, place).map_err(invalid)?).map_err(invalid)
+    }
+
+    fn connect(&self, spec: &DiskSpec) -> io::Result<NbdDisk> {
+        let uri = self.uri(&spec.directory, &spec.extent)?;
+        let claim = Claim::take(&self.open, &uri)?;
+        let client = Client::open(&uri, &self.options.client)?;
+        let offer = client.offer();
+        let fail = |kind, why: String| Err(client::named(&uri, &io::Error::new(kind, why)));
+        if offer.size != spec.size {
+            let why = format!("the export has {} bytes, the disk {}", offer.size, spec.size);
+            return fail(io::ErrorKind::InvalidData, why);
+        }
+        if offer.flags & export::READ_ONLY != 0 {
+            return fail(io::ErrorKind::PermissionDenied, "the export is read-only".to_owned());
+        }
+        if offer.flags & (export::FLUSH | export::FUA) == 0 {
+            tracing::warn!(%uri, "the NBD server can't flush; what it acknowledges is taken for durable");
+        }
+        let keep_space = spec.provisioning == Provisioning::Thick;
+        Ok(NbdDisk { client, keep_space, fresh: self.options.fresh_reads_zero, _claim: claim })
+    }
+
+    /// Puts a filter before a disk whose server takes whole blocks only.
+    fn aligned(disk: NbdDisk) -> io::Result<Box<dyn Disk>> {
+        match disk.client.offer().block {
+            1 => Ok(Box::new(disk)),
+            block => Ok(Box::new(Aligned::new(Box::new(disk), u64::from(block))?)),
+        }
+    }
+}
+
+/// An export that is in use, until dropped.
+struct Claim {
+    open: Arc<Mutex<HashSet<String>>>,
+    uri: String,
+}
+
+impl Claim {
+    fn take(open: &Arc<Mutex<HashSet<String>>>, uri: &Uri) -> io::Result<Self> {
+        let text = uri.to_string();
+        if open.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+            return Ok(Self { open: Arc::clone(open), uri: text });
+        }
+        let why = "another disk is being restored to this export; the template needs {directory} or {extent}";
+        Err(client::named(uri, &io::Error::new(io::ErrorKind::ResourceBusy, why)))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uri);
+    }
+}
+
+impl Datastore for NbdDatastore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            random_write: true,
+            fresh_reads_zero: self.options.fresh_reads_zero,
+            sparse: true,
+            punch: true,
+            resumable: true,
+            max_parallel_disks: MAX_PARALLEL_DISKS,
+        }
+    }
+
+    /// Not known: an export has its size, and says nothing of what is behind it. The directory beside it tells what it has.
+    fn space(&self) -> io::Result<Space> {
+        let space = self.files.space()?;
+        Ok(Space { available: u64::MAX, ..space })
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.files.exists(path)
+    }
+
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.files.create_directory(path)
+    }
+
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        let mut disk = self.connect(spec)?;
+        disk.fresh = disk.fresh || disk.client.is_known_zero(0, spec.size)?;
+        Self::aligned(disk)
+    }
+
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        Self::aligned(self.connect(spec)?)
+    }
+
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
+        self.files.put_file(path, contents)
+    }
+
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.files.get_file(path, limit)
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.files.remove_file(path)
+    }
+
+    /// An export can't be removed; its space is given back where the server can.
+    fn remove_disk(&self, path: &str) -> io::Result<()> {
+        let (directory, extent) = path.rsplit_once('/').unwrap_or(("", path));
+        let uri = self.uri(directory, extent)?;
+        let _claim = Claim::take(&self.open, &uri)?;
+        let client = Client::open(&uri, &self.options.client)?;
+        client.trim(0, client.offer().size)?;
+        client.flush()
+    }
+
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.files.remove_directory(path)
+    }
+}
+
+/// An export as a disk.
+struct NbdDisk {
+    client: Client,
+    /// Zeroing keeps the space (a thick disk).
+    keep_space: bool,
+    fresh: bool,
+    _claim: Claim,
+}
+
+impl NbdDisk {
+    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.client.offer().size);
+        end.map(|_| ()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+impl Disk for NbdDisk {
+    fn size(&self) -> u64 {
+        self.client.offer().size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.check(offset, buffer.len() as u64)?;
+        self.client.read(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.check(offset, data.len() as u64)?;
+        self.client.write(data, offset)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.check(offset, length)?;
+        if length == 0 || self.client.write_zeroes(offset, length, self.keep_space)? {
+            return Ok(());
+        }
+        let mut at = offset;
+        while at < offset + length {
+            let part = (offset + length - at).min(ZEROS.len() as u64);
+            self.client.write(&ZEROS[..part as usize], at)?;
+            at += part;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.client.flush()
+    }
+
+    /// Reads a block: the cheapest request that a server and what is behind it must answer.
+    fn keep_alive(&self) -> io::Result<()> {
+        let mut block = vec![0; (self.client.offer().block as usize).min(self.size() as usize)];
+        self.client.read(&mut block, 0)
+    }
+
+    fn fresh_reads_zero(&self) -> bool {
+        self.fresh
+    }
+
+    /// What is behind an export is the server's business; the size is an upper bound.
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.size())
+    }
+}
