@@ -13,6 +13,7 @@ use crate::config::Config;
 
 mod cfg;
 mod check;
+mod orphans;
 mod pancbt;
 mod serve;
 mod status;
@@ -51,6 +52,9 @@ enum Command {
     ///
     /// Asks the running service; where none runs, tells what the journals hold.
     Status(status::Status),
+    /// List and remove what sessions that never completed left on datastores.
+    #[command(subcommand)]
+    Orphans(orphans::Command),
     /// Make CFG files.
     #[command(subcommand)]
     Cfg(cfg::Command),
@@ -118,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Serve(options) => serve::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Orphans(command) => orphans::run(&command),
         Command::Cfg(command) => cfg::run(&command),
         Command::Pancbt(command) => pancbt::run(command),
         Command::User(command) => user::run(command),

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::confined::{self, Root};
@@ -89,6 +89,16 @@ impl Datastore for DirectoryDatastore {
 
     fn exists(&self, path: &str) -> io::Result<bool> {
         self.root.exists(path)
+    }
+
+    /// Inode number and time of birth: an inode number alone is used again soon.
+    fn identity(&self, path: &str) -> io::Result<Option<String>> {
+        let (parent, name) = self.root.parent(path)?;
+        let wanted = StatxFlags::INO | StatxFlags::BTIME;
+        let found = rustix::fs::statx(&parent, name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let born = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
+        // A file system without times of birth (NFS before 4.2) can't tell two files apart that had one number.
+        Ok(born.then(|| format!("{}.{}.{}", found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
     }
 
     fn create_directory(&self, path: &str) -> io::Result<()> {
@@ -307,6 +317,24 @@ mod tests {
         assert!(disk.write_at(&[1], 8 * MIB).is_err());
         assert!(disk.zero(u64::MAX, 2).is_err());
         assert!(disk.read_at(&mut [0; 2], 8 * MIB - 1).is_err());
+    }
+
+    #[test]
+    fn an_identity_stays_with_its_object_and_no_other_gets_it() {
+        let (directory, datastore) = datastore();
+        let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
+        let of = |path: &str| datastore.identity(path).unwrap();
+        let (extent, folder) = (of("vm/x-flat.vmdk"), of("vm"));
+        if extent.is_none() {
+            return; // A file system without times of birth: everything is kept.
+        }
+        disk.write_at(&[1; 512], 0).unwrap();
+        std::fs::rename(directory.path().join("vm"), directory.path().join("other")).unwrap();
+        assert!(of("other/x-flat.vmdk") == extent && of("other") == folder);
+        assert_eq!(datastore.identity("vm").unwrap_err().kind(), io::ErrorKind::NotFound);
+        datastore.create_directory("vm").unwrap();
+        datastore.put_file("vm/x-flat.vmdk", b"another").unwrap();
+        assert!(of("vm/x-flat.vmdk") != extent && of("vm") != folder);
     }
 
     #[test]

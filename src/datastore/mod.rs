@@ -76,6 +76,11 @@ pub trait Datastore: Send + Sync {
     fn space(&self) -> io::Result<Space>;
     /// Whether anything has that name.
     fn exists(&self, path: &str) -> io::Result<bool>;
+    /// By what an object is recognised later: differs from whatever else may have its path some day. `None` where the driver
+    /// has no such thing.
+    fn identity(&self, _path: &str) -> io::Result<Option<String>> {
+        Ok(None)
+    }
     /// Makes a directory and its parents; the last component must not exist yet ([`io::ErrorKind::AlreadyExists`]).
     fn create_directory(&self, path: &str) -> io::Result<()>;
     /// Makes a disk's extent, of its full size, reading as zeros where the capabilities say so.

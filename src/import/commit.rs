@@ -195,9 +195,12 @@ impl Session {
             let outcome = self
                 .note_object(inner, &place.datastore, &place.directory, ObjectKind::Directory)
                 .and_then(|()| self.shared.hypervisors.store(&plan.hypervisor, &place.datastore))
-                .and_then(|store| match store.create_directory(&place.directory) {
-                    Err(error) if ours && error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-                    made => made.map_err(ImportError::io(place.vmfs(""))),
+                .and_then(|store| {
+                    match store.create_directory(&place.directory) {
+                        Err(error) if ours && error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                        made => made.map_err(ImportError::io(place.vmfs("")))?,
+                    }
+                    self.note_identity(&*store, &place.datastore, &place.directory)
                 });
             if let Err(error) = outcome {
                 if !ours {
@@ -211,7 +214,11 @@ impl Session {
     }
 
     /// Takes an object out of the ledger.
-    fn strike(&self, inner: &mut Inner, (datastore, path): (String, String)) -> Result<(), ImportError> {
+    pub(super) fn strike(
+        &self,
+        inner: &mut Inner,
+        (datastore, path): (String, String),
+    ) -> Result<(), ImportError> {
         inner.ledger.retain(|(store, object)| (store, object) != (&datastore, &path));
         self.record(&Record::LedgerRemoved { datastore, path })
     }
@@ -267,7 +274,8 @@ impl Session {
         let place = receiving.plan.place.clone();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore)?;
         self.note_object(inner, &place.datastore, &place.file(target), ObjectKind::File)?;
-        store.put_file(&place.file(target), bytes).map_err(ImportError::io(place.vmfs(target)))
+        store.put_file(&place.file(target), bytes).map_err(ImportError::io(place.vmfs(target)))?;
+        self.note_identity(&*store, &place.datastore, &place.file(target))
     }
 
     /// A descriptor was closed: what it says must agree with the CFG; what only it knows is kept.
@@ -307,6 +315,8 @@ impl Session {
         let target = slot.plan.target_name.clone();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore)?;
         self.note_object(inner, &place.datastore, &place.file(&target), ObjectKind::File)?;
-        store.put_file(&place.file(&target), text.as_bytes()).map_err(ImportError::io(place.vmfs(&target)))
+        let shown = place.vmfs(&target);
+        store.put_file(&place.file(&target), text.as_bytes()).map_err(ImportError::io(shown))?;
+        self.note_identity(&*store, &place.datastore, &place.file(&target))
     }
 }

@@ -108,7 +108,7 @@ impl Engine {
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
-            orphans_dir: settings.data_dir.join("orphans"),
+            orphans_dir: settings.data_dir.join(super::orphans::FOLDER),
             max_sessions: settings.max_sessions,
             sessions: Mutex::default(),
         };

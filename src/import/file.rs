@@ -164,7 +164,15 @@ impl Session {
             datastore.remove_file(&path).map_err(ImportError::io(&shown))?;
         }
         self.note_object(inner, &plan.place.datastore, &path, ObjectKind::Extent)?;
-        let disk = datastore.create_disk(&plan.spec()).map_err(ImportError::io(&shown))?;
+        let disk = match datastore.create_disk(&plan.spec()) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                // Somebody else's: the next try must not take it for this session's own and remove it.
+                self.strike(inner, (plan.place.datastore.clone(), path))?;
+                return Err(ImportError::io(&shown)(error));
+            }
+            made => made.map_err(ImportError::io(&shown))?,
+        };
+        self.note_identity(&*datastore, &plan.place.datastore, &path)?;
         let created =
             Record::DiskCreated { disk: number as u32, datastore: plan.place.datastore.clone(), path };
         self.record(&created)?;

@@ -5,10 +5,11 @@
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
+//! - [`orphans`]: what sessions that never completed left on datastores
 //! - [`names`]: deleting and renaming; [`formats`]: the texts; [`log`]: import.log
 //!
-//! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and [`crate::inventory`]. No SMB, no sockets, no
-//! tokio: calls block, and errors are sentences ([`ImportError`]).
+//! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and
+//! [`crate::inventory`]. No SMB, no sockets, no tokio: calls block, and errors are sentences ([`ImportError`]).
 
 mod commit;
 pub mod engine;
@@ -19,6 +20,7 @@ pub mod hypervisor;
 mod log;
 mod merge;
 mod names;
+pub mod orphans;
 pub mod plan;
 pub mod preflight;
 mod registration;
@@ -33,9 +35,12 @@ pub use file::{How, ImportFile};
 pub use formats::cfg::OnConflict;
 pub use hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 pub use log::LOG_BYTES_MAX;
+pub use orphans::{Cleaned, Orphan, OrphanSession};
 pub use session::{Info, Session, Times};
 pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};
 
+#[cfg(test)]
+mod orphans_tests;
 #[cfg(test)]
 mod rules_tests;
 #[cfg(test)]

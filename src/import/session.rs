@@ -20,6 +20,7 @@ use super::formats::names::{Kind, classify};
 use super::log::SessionLog;
 use super::replay::{DiskHistory, History};
 use super::state::{DiskSlot, Receiving, Stage, State};
+use crate::datastore::Datastore;
 use crate::disk::{ImportDisk, Options};
 use crate::journal::{Digest, DiskJournal, Journal, ObjectKind, Record};
 
@@ -514,6 +515,29 @@ impl Session {
         }
         let record = Record::LedgerCreated { datastore: datastore.into(), path: path.into(), kind };
         self.record(&record)
+    }
+
+    /// Records by what an object that was just made is recognised. It is durable with the next record that is: before that
+    /// a crash leaves an object which nobody removes by itself.
+    pub(super) fn note_identity(
+        &self,
+        store: &dyn Datastore,
+        datastore: &str,
+        path: &str,
+    ) -> Result<(), ImportError> {
+        match store.identity(path) {
+            Ok(Some(identity)) => self.append(&Record::LedgerIdentity {
+                datastore: datastore.into(),
+                path: path.into(),
+                identity,
+            }),
+            Ok(None) => Ok(()),
+            // The object is there, and the session does not need to know: its orphan could only not be removed.
+            Err(error) => {
+                tracing::warn!("[{datastore}] {path}: it could not be looked at: {error}");
+                Ok(())
+            }
+        }
     }
 
     /// Appends a record, durable with the next one that is.

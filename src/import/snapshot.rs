@@ -99,7 +99,7 @@ impl Snapshot {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
     let failed = |error| ImportError::io(path.display().to_string())(error);
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)).map_err(failed)?;

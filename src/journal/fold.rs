@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use super::record::Record;
+use super::record::{ObjectKind, Record};
 use crate::disk::{DiskMap, Region};
 
 /// Drops the records that later ones replace; the others keep their order. Folding again changes nothing, and
@@ -25,6 +25,8 @@ struct Later {
     mapped: HashMap<u32, u64>,
     /// Small files stored again.
     files: HashSet<String>,
+    /// Objects whose identity was noted again.
+    identities: HashSet<(String, String)>,
     /// Objects whose ledger entry was renewed or closed: datastore and path.
     objects: HashSet<(String, String)>,
 }
@@ -48,6 +50,10 @@ impl Later {
             Record::FileStored { name, .. } => self.files.insert(name.clone()),
             Record::LedgerCreated { datastore, path, .. } => {
                 self.objects.insert((datastore.clone(), path.clone()))
+            }
+            Record::LedgerIdentity { datastore, path, .. } => {
+                let object = (datastore.clone(), path.clone());
+                !self.objects.contains(&object) && self.identities.insert(object)
             }
             Record::LedgerRemoved { datastore, path } => {
                 self.objects.insert((datastore.clone(), path.clone()));
@@ -91,4 +97,43 @@ pub fn ledger(records: &[Record]) -> impl Iterator<Item = &Record> {
         .collect();
     open.reverse();
     open.into_iter()
+}
+
+/// An object of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Name of the datastore.
+    pub datastore: String,
+    /// The object's path on it.
+    pub path: String,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// By what its datastore recognises it; `None` where a crash came before that was noted, or the driver has no such thing.
+    pub identity: Option<String>,
+}
+
+/// The objects of [`ledger`] with their identities.
+#[must_use]
+pub fn objects(records: &[Record]) -> Vec<Object> {
+    let mut objects: Vec<Object> = Vec::new();
+    for record in records {
+        match record {
+            Record::LedgerCreated { datastore, path, kind } => {
+                objects.retain(|object| (&object.datastore, &object.path) != (datastore, path));
+                let (datastore, path) = (datastore.clone(), path.clone());
+                objects.push(Object { datastore, path, kind: *kind, identity: None });
+            }
+            Record::LedgerRemoved { datastore, path } => {
+                objects.retain(|object| (&object.datastore, &object.path) != (datastore, path));
+            }
+            Record::LedgerIdentity { datastore, path, identity } => {
+                let mut named = objects.iter_mut().filter(|o| (&o.datastore, &o.path) == (datastore, path));
+                if let Some(object) = named.next() {
+                    object.identity = Some(identity.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    objects
 }

@@ -130,6 +130,15 @@ pub enum Record {
         /// The object's path on it.
         path: String,
     },
+    /// An object of the ledger was made: by this its datastore recognises it.
+    LedgerIdentity {
+        /// Name of the datastore.
+        datastore: String,
+        /// The object's path on it.
+        path: String,
+        /// In the driver's notation.
+        identity: String,
+    },
     /// The CFG that was accepted last holds no more, and no disk of it: the session waits for another.
     CfgWithdrawn,
 }
@@ -176,6 +185,9 @@ impl Record {
             }
             Self::LedgerRemoved { datastore, path } => put(out, 15).string(datastore).string(path),
             Self::CfgWithdrawn => put(out, 16),
+            Self::LedgerIdentity { datastore, path, identity } => {
+                put(out, 17).string(datastore).string(path).string(identity)
+            }
         };
     }
 
@@ -213,6 +225,11 @@ impl Record {
             14 => Self::LedgerCreated { datastore: from.string()?, path: from.string()?, kind: from.kind()? },
             15 => Self::LedgerRemoved { datastore: from.string()?, path: from.string()? },
             16 => Self::CfgWithdrawn,
+            17 => Self::LedgerIdentity {
+                datastore: from.string()?,
+                path: from.string()?,
+                identity: from.string()?,
+            },
             tag => return Err(DecodeError::UnknownTag(tag)),
         })
     }
@@ -388,6 +405,11 @@ pub(super) mod tests {
             Record::Registered { reference: "vm-42".into() },
             Record::LedgerRemoved { datastore, path },
             Record::CfgWithdrawn,
+            Record::LedgerIdentity {
+                datastore: "datastore1".into(),
+                path: "vm".into(),
+                identity: "12.34".into(),
+            },
             Record::SessionRemoved,
         ]
     }

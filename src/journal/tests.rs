@@ -156,6 +156,11 @@ fn any_record() -> impl Strategy<Value = Record> {
             disk,
             map: DiskMap { epoch, written: vec![0..end + 1], ..DiskMap::default() }
         }),
+        ("[ab]", 0..3u8).prop_map(|(path, what)| match what {
+            0 => Record::LedgerCreated { datastore: "d".into(), path, kind: ObjectKind::File },
+            1 => Record::LedgerRemoved { datastore: "d".into(), path },
+            _ => Record::LedgerIdentity { datastore: "d".into(), identity: path.clone() + "1", path },
+        }),
         "[ab]".prop_map(|name| Record::FileStored { name, length: 1, digest: [0; 32] }),
     ]
 }
@@ -171,6 +176,7 @@ proptest! {
             let plain = |map: Option<DiskMap>| map.map(|map| DiskMap { epoch: 0, ..map });
             prop_assert_eq!(plain(before), plain(after));
         }
+        prop_assert_eq!(fold::objects(&folded), fold::objects(&records));
         prop_assert_eq!(fold::fold(folded.clone()), folded);
     }
 

@@ -178,6 +178,10 @@ impl Datastore for FaultDatastore {
         self.attempt(|inner| inner.exists(path))
     }
 
+    fn identity(&self, path: &str) -> io::Result<Option<String>> {
+        self.attempt(|inner| inner.identity(path))
+    }
+
     fn create_directory(&self, path: &str) -> io::Result<()> {
         self.attempt(|inner| inner.create_directory(path))
     }

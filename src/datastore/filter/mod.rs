@@ -49,6 +49,10 @@ impl Datastore for FilteredDatastore {
         self.inner.exists(path)
     }
 
+    fn identity(&self, path: &str) -> io::Result<Option<String>> {
+        self.inner.identity(path)
+    }
+
     fn create_directory(&self, path: &str) -> io::Result<()> {
         self.inner.create_directory(path)
     }

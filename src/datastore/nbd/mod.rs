@@ -146,6 +146,14 @@ impl Datastore for NbdDatastore {
         self.files.exists(path)
     }
 
+    /// Of directories and small files; an export has none, as it holds whatever was written to it last.
+    fn identity(&self, path: &str) -> io::Result<Option<String>> {
+        match self.files.identity(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other,
+        }
+    }
+
     fn create_directory(&self, path: &str) -> io::Result<()> {
         self.files.create_directory(path)
     }

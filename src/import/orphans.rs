@@ -1,0 +1,245 @@
+//! What sessions that never completed left on datastores (behaviour.md S10), by the ledgers in their journals.
+//!
+//! A ledger names an object before it is made, and has its identity after. Only what still has that identity is ever
+//! removed: a path may have been cleared by hand and used again since, by another restore or another program. Journals of
+//! sessions that were removed before they completed are kept in `<data-dir>/orphans` as long as they tell of anything.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::error::ImportError;
+use super::hypervisor::Hypervisors;
+use super::replay::History;
+use super::snapshot::read;
+use crate::datastore::Datastore;
+use crate::journal::fold::{self, Object};
+use crate::journal::{Journal, ObjectKind, Record, replay};
+
+/// Where kept journals lie, below the data directory.
+pub(super) const FOLDER: &str = "orphans";
+
+/// A session that did not complete, and what it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OrphanSession {
+    /// Its number in the data directory.
+    pub id: String,
+    /// Its path from the share's root.
+    pub path: String,
+    /// The virtual machine's name, empty where no CFG was accepted.
+    pub vm_name: String,
+    /// `removed`: nobody can complete it any more. `open`: its directory is still in the share; its objects are not orphans
+    /// yet.
+    pub state: &'static str,
+    /// What it made, in order.
+    pub objects: Vec<Orphan>,
+}
+
+/// An object on a datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Orphan {
+    /// Name of the datastore.
+    pub datastore: String,
+    /// Path on it.
+    pub path: String,
+    /// `directory`, `extent`, `file`, `virtual machine`.
+    pub kind: &'static str,
+    /// `there`; `gone`; `changed`: what has its path now is something else; `unknown`: whether the session made it can't be
+    /// told, or its datastore does not answer.
+    pub state: &'static str,
+    /// Why it is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cleaned {
+    /// The session.
+    pub session: String,
+    /// Name of the datastore.
+    pub datastore: String,
+    /// Path on it.
+    pub path: String,
+    /// `removed`, `gone`, `kept`.
+    pub outcome: &'static str,
+    /// Why it was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+fn kind(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Directory => "directory",
+        ObjectKind::Extent => "extent",
+        ObjectKind::File => "file",
+        ObjectKind::VirtualMachine => "virtual machine",
+    }
+}
+
+/// How an object is now.
+enum Condition {
+    There(Arc<dyn Datastore>),
+    Gone,
+    Changed,
+    Unknown(String),
+}
+
+fn condition(object: &Object, hypervisors: &Hypervisors) -> Condition {
+    let stores = hypervisors.0.iter().flat_map(|hypervisor| &hypervisor.datastores);
+    let stores: Vec<_> = stores.filter(|entry| entry.name == object.datastore).collect();
+    if stores.is_empty() {
+        return Condition::Unknown(format!("no datastore '{}' is configured", object.datastore));
+    }
+    let Some(identity) = &object.identity else {
+        let gone = stores.iter().all(|entry| matches!(entry.store.exists(&object.path), Ok(false)));
+        let why = "nothing is known by which to recognise it; look at it and remove it by hand";
+        let certain = gone && object.kind != ObjectKind::Extent; // An extent may lie where no path leads.
+        return if certain { Condition::Gone } else { Condition::Unknown(why.to_owned()) };
+    };
+    let mut found = Condition::Gone;
+    for entry in stores {
+        match entry.store.identity(&object.path) {
+            Ok(Some(now)) if now == *identity => return Condition::There(Arc::clone(&entry.store)),
+            Ok(_) => found = Condition::Changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => found = Condition::Unknown(format!("the datastore can't be asked: {error}")),
+        }
+    }
+    found
+}
+
+/// Journals in a folder: number of the session and path. None where the folder is not there.
+fn journals(folder: &Path) -> Result<Vec<(String, PathBuf)>, ImportError> {
+    let name = folder.display().to_string();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(ImportError::io(name)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(ImportError::io(&name))?.path();
+        let journal = if path.is_dir() { path.join("journal") } else { path.clone() };
+        let kept = path.extension().is_some_and(|extension| extension == "journal");
+        if let Some(id) = path.file_stem().and_then(|id| id.to_str())
+            && (kept || journal.exists())
+        {
+            found.push((id.to_owned(), journal));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn records(journal: &Path) -> Result<Vec<Record>, ImportError> {
+    let replayed = replay(&read(journal)?).map_err(|error| ImportError::Refused {
+        path: journal.display().to_string(),
+        why: format!("it is not a journal that this version can read ({error:?})"),
+    })?;
+    Ok(replayed.records)
+}
+
+/// The sessions that did not complete and made something. Reads only.
+pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSession>, ImportError> {
+    let mut found = Vec::new();
+    for folder in [FOLDER, "sessions"] {
+        for (id, journal) in journals(&data_dir.join(folder))? {
+            let records = records(&journal)?;
+            let history = History::of(&records);
+            let objects = fold::objects(&records);
+            if objects.is_empty() || history.imported.is_some() {
+                continue;
+            }
+            let objects = objects.iter().map(|object| {
+                let (state, why) = match condition(object, hypervisors) {
+                    Condition::There(_) => ("there", None),
+                    Condition::Gone => ("gone", None),
+                    Condition::Changed => ("changed", None),
+                    Condition::Unknown(why) => ("unknown", Some(why)),
+                };
+                let (datastore, path) = (object.datastore.clone(), object.path.clone());
+                Orphan { datastore, path, kind: kind(object.kind), state, why }
+            });
+            found.push(OrphanSession {
+                id,
+                path: format!("/{}", history.path.unwrap_or_default().join("/")),
+                vm_name: history.plan.map(|plan| plan.taken.vm_name).unwrap_or_default(),
+                state: if folder == FOLDER || history.removed { "removed" } else { "open" },
+                objects: objects.collect(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what sessions left that are gone. What a completed session made, what others made, directories that hold
+/// anything else, and whatever can't be recognised stay. A journal goes when nothing it tells of is left.
+pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>, ImportError> {
+    let mut told = Vec::new();
+    for (id, path) in journals(&data_dir.join(FOLDER))? {
+        let shown = path.display().to_string();
+        let (journal, records) = match Journal::open(&path) {
+            Ok(opened) => opened,
+            // One that can't be read, or is still open at the service, does not stand in the way of the others.
+            Err(error) => {
+                let (datastore, why) = (String::new(), Some(error.to_string()));
+                told.push(Cleaned { session: id, datastore, path: shown, outcome: "kept", why });
+                continue;
+            }
+        };
+        let session = format!("/{}", History::of(&records).path.unwrap_or_default().join("/"));
+        let mut objects = fold::objects(&records);
+        // Files before the directories that they are in, deep directories before those above them.
+        let depth = |object: &Object| object.path.matches('/').count();
+        objects
+            .sort_by_key(|object| (object.kind == ObjectKind::Directory, std::cmp::Reverse(depth(object))));
+        let mut left = false;
+        for object in objects {
+            let (outcome, why) = remove(&object, hypervisors);
+            left |= outcome == "kept";
+            let (datastore, path) = (object.datastore, object.path);
+            if outcome != "kept" {
+                let gone = Record::LedgerRemoved { datastore: datastore.clone(), path: path.clone() };
+                journal.record(&gone).map_err(ImportError::io(&shown))?;
+            }
+            told.push(Cleaned { session: session.clone(), datastore, path, outcome, why });
+        }
+        drop(journal);
+        if !left {
+            fs::remove_file(&path).map_err(ImportError::io(&shown))?;
+        }
+    }
+    Ok(told)
+}
+
+fn remove(object: &Object, hypervisors: &Hypervisors) -> (&'static str, Option<String>) {
+    let store = match condition(object, hypervisors) {
+        Condition::There(store) => store,
+        Condition::Gone => return ("gone", None),
+        // Somebody else's by now: not an orphan, and none of the ledger's business any more.
+        Condition::Changed => {
+            return ("gone", Some("its path has been used again; that is left alone".to_owned()));
+        }
+        Condition::Unknown(why) => return ("kept", Some(why)),
+    };
+    let removed = match object.kind {
+        ObjectKind::Directory => store.remove_directory(&object.path),
+        ObjectKind::Extent => store.remove_disk(&object.path),
+        ObjectKind::File => store.remove_file(&object.path),
+        ObjectKind::VirtualMachine => {
+            return ("kept", Some("a virtual machine is removed with the hypervisor's own tools".to_owned()));
+        }
+    };
+    match removed {
+        Ok(()) => ("removed", None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => ("gone", None),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            ("kept", Some("something is in it that the session did not make".to_owned()))
+        }
+        Err(error) => ("kept", Some(error.to_string())),
+    }
+}
