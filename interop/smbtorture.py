@@ -23,7 +23,7 @@ AT_ONCE = 6
 SUITES = """lease replay oplock bench secleak maxfid timestamps create durable-v2-delay compound_find compound_async session notify
 connect read rw dir getinfo setinfo compound credits lock sharemode deny mkdir tcon session-id scan rename
 delete-on-close-perms openattr fileid maximum_allowed ioctl acls sdread winattr charset mangle async_dosmode check-sharemode
-durable-open durable-open-disconnect durable-v2-open""".split()
+durable-open durable-open-disconnect durable-v2-open streams ioctl-on-stream""".split()
 RESULT = re.compile(r"^(success|failure|error|skip): (.*?)(?: \[)?$")
 
 

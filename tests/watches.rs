@@ -5,11 +5,9 @@ mod desk;
 
 use desk::{Client, Desk, Message, Open};
 use smb_proto::fscc::info::{self, class};
-use smb_proto::fscc::set;
 use smb_proto::msg::change_notify::{FLAG_WATCH_TREE, Request, Response, action, decode_events, filter};
 use smb_proto::msg::create::{disposition, options};
-use smb_proto::msg::{FileId, logoff, set_info, tree_disconnect, write};
-use smb_proto::utf16::{self, Utf16};
+use smb_proto::msg::{FileId, logoff, tree_disconnect};
 use smb_proto::{Command, Status};
 
 const NAMES: u32 = filter::FILE_NAME | filter::DIR_NAME;
@@ -23,33 +21,6 @@ fn directory(name: &str) -> Open<'_> {
 fn watch(client: &mut Client, file_id: FileId, flags: u16, completion_filter: u32) -> Message {
     let request = Request { flags, output_buffer_length: 4096, file_id, completion_filter };
     client.request(Command::CHANGE_NOTIFY, |out| request.encode(out))
-}
-
-/// Writes one byte.
-fn put(client: &mut Client, file_id: FileId) {
-    let request = write::Request {
-        offset: 0,
-        file_id,
-        channel: 0,
-        remaining_bytes: 0,
-        flags: 0,
-        data_offset: 0,
-        data: b"x",
-        channel_info: &[],
-    };
-    assert_eq!(client.request(Command::WRITE, |out| request.encode(out)).status(), Status::SUCCESS);
-}
-
-fn set(client: &mut Client, file_id: FileId, info_class: u8, data: &[u8]) -> Status {
-    let request = set_info::Request { info_type: 1, info_class, additional_information: 0, file_id, data };
-    client.request(Command::SET_INFO, |out| request.encode(out)).status()
-}
-
-fn rename(client: &mut Client, file_id: FileId, to: &str) -> Status {
-    let name = utf16::encode(to);
-    let mut data = Vec::new();
-    set::Target { flags: 0, root_directory: 0, name: Utf16(&name) }.encode(&mut data);
-    set(client, file_id, class::RENAME, &data)
 }
 
 fn events(message: &Message) -> Vec<(u32, String)> {
@@ -84,14 +55,14 @@ fn another_client_s_changes_are_told() {
     assert_eq!(told(&mut watcher), [(action::ADDED, "d".into())]);
     // Between two requests the changes are kept.
     let f = other.open(&Open::file("d\\f")).file_id();
-    put(&mut other, f);
+    assert_eq!(other.put(f, 0, b"x"), Status::SUCCESS);
     let basic = info::Basic { attributes: 2, ..info::Basic::default() };
     let mut hidden = Vec::new();
     basic.encode(&mut hidden);
-    assert_eq!(set(&mut other, f, class::BASIC, &hidden), Status::SUCCESS);
-    assert_eq!(rename(&mut other, f, "d\\g"), Status::SUCCESS);
-    assert_eq!(rename(&mut other, f, "h"), Status::SUCCESS);
-    assert_eq!(set(&mut other, f, class::DISPOSITION, &[1]), Status::SUCCESS);
+    assert_eq!(other.set(f, class::BASIC, &hidden), Status::SUCCESS);
+    assert_eq!(other.rename(f, "d\\g", false), Status::SUCCESS);
+    assert_eq!(other.rename(f, "h", false), Status::SUCCESS);
+    assert_eq!(other.set(f, class::DISPOSITION, &[1]), Status::SUCCESS);
     assert_eq!(other.close(f), Status::SUCCESS);
     assert_eq!(
         events(&watch(&mut watcher, root, FLAG_WATCH_TREE, everything)),
@@ -116,10 +87,10 @@ fn an_overwritten_file_and_a_copy_s_last_writes_are_told() {
     let written = filter::LAST_WRITE;
     assert_eq!(watch(&mut client, root, 0, written).status(), Status::PENDING);
     let f = client.open(&Open::file("f")).file_id();
-    put(&mut client, f);
+    assert_eq!(client.put(f, 0, b"x"), Status::SUCCESS);
     assert_eq!(told(&mut client), [(action::MODIFIED, "f".into())]);
     assert_eq!(watch(&mut client, root, 0, written).status(), Status::PENDING);
-    put(&mut client, f);
+    assert_eq!(client.put(f, 0, b"x"), Status::SUCCESS);
     assert!(client.poll().is_empty(), "told a moment ago");
     client.close(f);
     assert_eq!(told(&mut client), [(action::MODIFIED, "f".into())], "the last one is never lost");
@@ -183,7 +154,7 @@ fn a_directory_that_goes_says_so() {
     let watched = client.open(&directory("d")).file_id();
     assert_eq!(watch(&mut client, watched, 0, NAMES).status(), Status::PENDING);
     let deleting = client.open(&directory("d")).file_id();
-    assert_eq!(set(&mut client, deleting, class::DISPOSITION, &[1]), Status::SUCCESS);
+    assert_eq!(client.set(deleting, class::DISPOSITION, &[1]), Status::SUCCESS);
     assert_eq!(end_of(&mut client), Status::DELETE_PENDING);
     assert_eq!(watch(&mut client, watched, 0, NAMES).status(), Status::DELETE_PENDING);
 }
@@ -205,7 +176,7 @@ fn a_renamed_directory_is_still_watched() {
     let mut client = desk.client(1, "a");
     let d = client.open(&directory("d")).file_id();
     assert_eq!(watch(&mut client, d, 0, NAMES).status(), Status::PENDING);
-    assert_eq!(rename(&mut client, d, "e"), Status::SUCCESS);
+    assert_eq!(client.rename(d, "e", false), Status::SUCCESS);
     assert!(client.poll().is_empty(), "its own name is not in it");
     client.open(&Open::file("E\\f"));
     assert_eq!(told(&mut client), [(action::ADDED, "f".into())]);

@@ -10,6 +10,7 @@ use super::error::ImportError;
 use super::formats::cfg::OnConflict;
 use super::hypervisor::{Hypervisor, Hypervisors};
 use super::log::LOG_BYTES_MAX;
+use super::news::{News, OwnChange};
 use super::session::{Session, fold_name};
 use super::snapshot::Snapshot;
 use super::state::State;
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     pub(super) disk_options: Options,
     pub(super) on_conflict: OnConflict,
     pub(super) log_bytes_max: u64,
+    pub(super) news: News,
     numbers: AtomicU64,
 }
 
@@ -105,6 +107,7 @@ impl Engine {
                 disk_options: settings.disk_options,
                 on_conflict: settings.on_conflict,
                 log_bytes_max: settings.log_bytes_max,
+                news: News::default(),
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
@@ -141,6 +144,12 @@ impl Engine {
         let session = session.ok_or_else(|| ImportError::NotFound(shown(path)))?;
         self.lock().insert(folded(path), Arc::clone(&session));
         Ok(session)
+    }
+
+    /// Has `listener` told what the service itself changes: the session's path, the file's name, what happened. It is called
+    /// with that session's lock held, so it must not ask the engine anything. Once.
+    pub fn listen(&self, listener: impl Fn(&[String], &str, OwnChange) + Send + Sync + 'static) {
+        self.shared.news.listen(Box::new(listener));
     }
 
     /// Removes what a removed session left in the cache; its journal stays as long as it tells of orphans.

@@ -207,7 +207,12 @@ impl Session {
     /// Opens a file that exists.
     pub fn open_file(self: &Arc<Self>, name: &str, how: How) -> Result<ImportFile, ImportError> {
         if how != How::Attributes {
-            self.log.line(&Event::Open(&self.display(name)).to_string());
+            let line = Event::Open(&self.display(name)).to_string();
+            if self.find(name).is_some_and(|info| info.own) {
+                self.log.line_untold(&line);
+            } else {
+                self.log.line(&line);
+            }
         }
         self.open_handle(name, how)
     }

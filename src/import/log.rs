@@ -23,23 +23,35 @@ thread_local! {
 }
 
 /// The log of one session.
-#[derive(Debug)]
 pub(super) struct SessionLog {
     file: Mutex<(File, u64)>,
     bytes_max: u64,
+    /// Called when it has grown.
+    grown: Box<dyn Fn() + Send + Sync>,
 }
 
 impl SessionLog {
-    /// Opens it for appending, making it where it is missing. It grows to `bytes_max` bytes.
-    pub(super) fn open(path: &Path, bytes_max: u64) -> io::Result<Self> {
+    /// Opens it for appending, making it where it is missing. It grows to `bytes_max` bytes, and says so by `grown`.
+    pub(super) fn open(
+        path: &Path,
+        bytes_max: u64,
+        grown: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         let length = file.metadata()?.len();
-        Ok(Self { file: Mutex::new((file, length)), bytes_max })
+        Ok(Self { file: Mutex::new((file, length)), bytes_max, grown: Box::new(grown) })
     }
 
     /// Appends `text` with the time. A log that can't be written stops no restore: the service's own
     /// log has the line too.
     pub(super) fn line(&self, text: &str) {
+        self.line_untold(text);
+        (self.grown)();
+    }
+
+    /// The same without saying that it has grown: for what reading it causes, or whoever reads it at each change would
+    /// change it for ever.
+    pub(super) fn line_untold(&self, text: &str) {
         tracing::info!(target: "importfs::import", "{}", one_line(text));
         let now = jiff::ZonedDateTime::now().datetime();
         let mut line = log_text::line(now, &text);

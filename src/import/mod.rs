@@ -6,7 +6,8 @@
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`orphans`]: what sessions that never completed left on datastores
-//! - [`names`]: deleting and renaming; [`formats`]: the texts; [`log`]: import.log
+//! - [`names`]: deleting and renaming; [`news`]: what is told of the service's own files; [`formats`]: the texts;
+//!   [`log`]: import.log
 //!
 //! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and
 //! [`crate::inventory`]. No SMB, no sockets, no tokio: calls block, and errors are sentences ([`ImportError`]).
@@ -20,6 +21,7 @@ pub mod hypervisor;
 mod log;
 mod merge;
 mod names;
+mod news;
 pub mod orphans;
 pub mod plan;
 pub mod preflight;
@@ -35,6 +37,7 @@ pub use file::{How, ImportFile};
 pub use formats::cfg::OnConflict;
 pub use hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 pub use log::LOG_BYTES_MAX;
+pub use news::OwnChange;
 pub use orphans::{Cleaned, Orphan, OrphanSession};
 pub use session::{Info, Session, Times};
 pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};

@@ -18,6 +18,7 @@ use super::formats::cfg::render_problems;
 use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
 use super::log::SessionLog;
+use super::news::OwnChange;
 use super::replay::{DiskHistory, History};
 use super::state::{DiskSlot, Receiving, Stage, State};
 use crate::datastore::Datastore;
@@ -173,7 +174,8 @@ impl Session {
             (None, None) => return Ok(None),
         };
         let log =
-            SessionLog::open(&cache.join(LOG_NAME), shared.log_bytes_max).map_err(ImportError::io(&shown))?;
+            SessionLog::open(&cache.join(LOG_NAME), shared.log_bytes_max, Self::log_grown(shared, &path))
+                .map_err(ImportError::io(&shown))?;
         let inner = Inner {
             files: BTreeMap::new(),
             state: State::Cfg,
@@ -197,6 +199,11 @@ impl Session {
         });
         session.replay(history)?;
         Ok(Some(session))
+    }
+
+    fn log_grown(shared: &Arc<Shared>, path: &[String]) -> impl Fn() + Send + Sync + 'static {
+        let (shared, path) = (Arc::clone(shared), path.to_vec());
+        move || shared.news.tell(&path, LOG_NAME, OwnChange::Modified)
     }
 
     /// Takes up what the journal and the cache hold.
@@ -403,7 +410,9 @@ impl Session {
         let path = self.cached(name);
         match text {
             None => {
-                inner.files.remove(&fold_name(name));
+                if inner.files.remove(&fold_name(name)).is_some() {
+                    self.shared.news.tell(&self.path, name, OwnChange::Removed);
+                }
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                         Err(ImportError::io(name)(error))
@@ -412,8 +421,12 @@ impl Session {
                 }
             }
             Some(text) => {
+                let known = inner.files.contains_key(&fold_name(name));
                 fs::write(&path, text).map_err(ImportError::io(name))?;
-                self.insert_file(inner, name, &path, Content::Own)
+                self.insert_file(inner, name, &path, Content::Own)?;
+                let change = if known { OwnChange::Modified } else { OwnChange::Added };
+                self.shared.news.tell(&self.path, name, change);
+                Ok(())
             }
         }
     }

@@ -321,3 +321,26 @@ fn a_cfg_comes_back_after_a_wrong_one_and_a_restart() {
     put(&session, "a-flat.vmdk", &data(1)).unwrap();
     assert_eq!(std::fs::read(left.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
 }
+
+#[test]
+fn what_the_service_changes_is_told_and_reading_the_log_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let listener = Arc::clone(&told);
+    engine.listen(move |path, name, change| {
+        listener.lock().unwrap().push((path.join("/"), name.to_owned(), change));
+    });
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    let heard = |name: &str, change| told.lock().unwrap().contains(&("vm".into(), name.into(), change));
+    put(&session, "x.cfg", b"nonsense").unwrap();
+    assert!(heard("x.cfg.err", OwnChange::Added) && heard("import.log", OwnChange::Modified));
+    put(&session, "x.cfg", b"other nonsense").unwrap();
+    assert!(heard("x.cfg.err", OwnChange::Modified));
+    std::fs::create_dir(root.path().join("ds/vm")).unwrap();
+    put(&session, "x.cfg", cfg("vm", "on-conflict = \"rename\"\n").as_bytes()).unwrap();
+    assert!(heard("x.cfg.err", OwnChange::Removed) && heard("x.vmcfg", OwnChange::Added));
+    told.lock().unwrap().clear();
+    session.open_file("import.log", How::Read).unwrap().close(true).unwrap();
+    assert!(told.lock().unwrap().is_empty(), "who reads the log at each change must come to rest");
+}

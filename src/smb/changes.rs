@@ -11,7 +11,7 @@ use super::notify::{Change, ShareId};
 use super::open::Open;
 use super::request::WakeKey;
 use super::server::{Server, ShareEntry};
-use super::share::{BasicChange, SharePath};
+use super::share::{BasicChange, OwnChange, SharePath};
 
 /// Milliseconds between two reports of the writes of one open: a copy of gigabytes is told of once a second.
 const WRITES_EVERY_MS: u64 = 1000;
@@ -77,6 +77,30 @@ impl Server {
         for open in self.notify.report(share, changes) {
             self.wake(&WakeKey::Open(open));
         }
+    }
+
+    /// Has every share tell of what it changes by itself.
+    pub(super) fn observe_shares(self: &Arc<Self>) {
+        for entry in &self.settings.shares {
+            let (server, share) = (Arc::downgrade(self), share_id(entry));
+            entry.share.observe(Box::new(move |path, change| {
+                if let Some(server) = server.upgrade() {
+                    server.told_own(share, path, change);
+                }
+            }));
+        }
+    }
+
+    fn told_own(&self, share: ShareId, path: &SharePath, own: OwnChange) {
+        if self.notify.is_idle() {
+            return;
+        }
+        let (action, bits) = match own {
+            OwnChange::Added => (action::ADDED, filter::FILE_NAME),
+            OwnChange::Removed => (action::REMOVED, filter::FILE_NAME),
+            OwnChange::Modified => (action::MODIFIED, WRITTEN),
+        };
+        self.tell(share, &[change(path, action, bits)]);
     }
 
     /// An open's file was made.
@@ -168,6 +192,10 @@ impl Server {
     /// An open was closed; `was` is where its file was before. Its own watch is over.
     pub fn told_closed(&self, open: &Open, was: &SharePath) {
         self.notify.forget(open.id.volatile);
+        if open.base.as_ref().is_some_and(|base| base.take_deleted()) {
+            let file = SharePath { stream: None, ..was.clone() };
+            self.tell(share_id(&open.share), &[change(&file, action::REMOVED, open.name_filter())]);
+        }
         if open.entry.take_deleted() {
             self.tell(share_id(&open.share), &[change(was, action::REMOVED, open.name_filter())]);
             return;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use smb_proto::Status;
 use smb_proto::fscc::access;
 use smb_proto::msg::create::context::{LEASE_HANDLE, LEASE_WRITE};
+use smb_proto::msg::create::share_access;
 
 use super::lock::LockList;
 use super::open::locked;
@@ -34,6 +35,20 @@ pub struct FileEntry {
 struct Use {
     asker: Asker,
     mode: ShareMode,
+    /// It is of a named stream of the file: `mode` is the stream's.
+    of_stream: bool,
+}
+
+impl Use {
+    /// Whether an open of the file can't stand beside it. A stream's only bars the file's deletion, by not sharing it
+    /// (MS-FSA 2.1.5.1.2).
+    fn bars(&self, using: ShareMode) -> bool {
+        if self.of_stream {
+            using.access & access::DELETE != 0 && self.mode.share & share_access::DELETE == 0
+        } else {
+            self.mode.conflicts(using)
+        }
+    }
 }
 
 /// What is guarded by a file's mutex.
@@ -96,7 +111,12 @@ impl FileEntry {
 
     /// Whether an open but `id`'s could not stand beside `mode`.
     pub fn conflicts(&self, id: u64, mode: ShareMode) -> bool {
-        self.lock().state.uses.iter().any(|held| held.asker.open != id && held.mode.conflicts(mode))
+        self.lock().state.uses.iter().any(|held| held.asker.open != id && held.bars(mode))
+    }
+
+    /// Whether any of the file's named streams is open: it keeps its name then.
+    pub fn has_open_streams(&self) -> bool {
+        self.lock().state.uses.iter().any(|held| held.of_stream)
     }
 
     /// Works on the locks.
@@ -176,7 +196,7 @@ impl Guard<'_> {
         let now = Instant::now();
         state.oplocks.expire(now);
         let using = ShareMode { access: ask.mode.access | ask.needs, ..ask.mode };
-        let violates = state.uses.iter().any(|held| held.mode.conflicts(using));
+        let violates = state.uses.iter().any(|held| held.bars(using));
         let opening =
             Opening { access: using.access, overwrites: ask.overwrites, violates, again: ask.again };
         let mut verdict = state.oplocks.open(ask.asker, opening, now);
@@ -190,10 +210,19 @@ impl Guard<'_> {
             (true, _) => Ok(Admitted::Later),
             (false, true) => Err(Status::SHARING_VIOLATION),
             (false, false) => {
-                state.uses.push(Use { asker: ask.asker, mode: ask.mode });
+                state.uses.push(Use { asker: ask.asker, mode: ask.mode, of_stream: false });
                 Ok(Admitted::Now)
             }
         }
+    }
+
+    /// Admits an open of one of the file's streams: it keeps the file from being deleted under it.
+    pub(super) fn admit_stream(&mut self, asker: Asker, mode: ShareMode) -> Result<(), Status> {
+        if self.state.delete_pending {
+            return Err(Status::DELETE_PENDING);
+        }
+        self.state.uses.push(Use { asker, mode, of_stream: true });
+        Ok(())
     }
 
     /// Grants what is wanted to an open that was admitted.
@@ -201,7 +230,10 @@ impl Guard<'_> {
         let state = &mut *self.state;
         let company = |held: &Use| {
             let same_lease = asker.lease.is_some() && held.asker.lease == asker.lease;
-            held.asker.open != asker.open && !same_lease && held.mode.access & !LOOKING != 0
+            held.asker.open != asker.open
+                && !same_lease
+                && !held.of_stream
+                && held.mode.access & !LOOKING != 0
         };
         let file = Circumstances {
             others: state.uses.iter().any(company),

@@ -34,6 +34,8 @@ pub struct Gate<'t> {
     pub(super) id: u64,
     pub(super) intent: Intent,
     pub(super) entry: Option<Arc<FileEntry>>,
+    /// Of a named stream: its file's.
+    pub(super) base: Option<Arc<FileEntry>>,
     pub(super) breaks: Vec<Break>,
     pub(super) waits_for: Option<Arc<FileEntry>>,
 }
@@ -50,10 +52,26 @@ impl Gate<'_> {
     }
 }
 
+impl Gate<'_> {
+    /// A stream's open has a part in its file's fate.
+    fn admit_base(&mut self, key: &FileKey) -> Result<(), Status> {
+        let key = FileKey { stream: String::new(), ..key.clone() };
+        let mut files = self.table.file_shard(&key);
+        let entry = files.entry(key.clone()).or_insert_with(|| Arc::new(FileEntry::new(key)));
+        let asker = Asker { open: self.id, lease: None };
+        entry.lock().admit_stream(asker, ShareMode { access: 0, share: self.intent.share })?;
+        self.base = Some(Arc::clone(entry));
+        Ok(())
+    }
+}
+
 impl OpenGate for Gate<'_> {
     fn admit(&mut self, key: &FileKey, existed: bool, granted: u32) -> Result<(), Refusal> {
         if self.intent.lease.is_some_and(|lease| self.table.is_leased_elsewhere(lease, key)) {
             return Err(Status::INVALID_PARAMETER.into()); // MS-SMB2 3.3.5.9.8
+        }
+        if !key.stream.is_empty() {
+            self.admit_base(key)?;
         }
         let overwrites = existed && self.intent.overwrites;
         let admission = Admission {
@@ -82,7 +100,7 @@ impl OpenGate for Gate<'_> {
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
+        for entry in [self.entry.take(), self.base.take()].into_iter().flatten() {
             self.table.release(&entry, self.id);
         }
         self.table.unreserve(self.session_id);

@@ -38,7 +38,7 @@ pub fn parse_target(name: Utf16<'_>) -> Result<SharePath, Status> {
 /// How logs and FileNameInformation show a path: without a leading backslash.
 pub fn display(path: &SharePath) -> String {
     let mut text = path.components.join("\\");
-    if let Some(stream) = &path.stream {
+    if let Some(stream) = path.stream.as_ref().filter(|stream| !stream.is_empty()) {
         text.push(':');
         text.push_str(stream);
     }
@@ -60,7 +60,7 @@ fn components(name: &str) -> Result<SharePath, Status> {
         let file = match part.split_once(':') {
             None => part,
             Some((file, stream)) if parts.peek().is_none() => {
-                path.stream = stream_name(stream)?;
+                path.stream = Some(stream_name(stream)?);
                 file
             }
             Some(_) => return Err(Status::OBJECT_NAME_INVALID),
@@ -106,8 +106,8 @@ pub fn is_short(text: &str) -> bool {
     !base.is_empty() && fits(base, 8) && fits(extension, 3) && dotted != extension.is_empty()
 }
 
-/// What follows the first colon: `name`, `name:$DATA` or `:$DATA`; `None` is the unnamed stream, the file itself.
-fn stream_name(text: &str) -> Result<Option<String>, Status> {
+/// What follows the first colon: `name`, `name:$DATA` or `:$DATA`, which is the unnamed stream, a file's data.
+fn stream_name(text: &str) -> Result<String, Status> {
     let (name, kind) = match text.split_once(':') {
         Some((name, kind)) => (name, Some(kind)),
         None => (text, None),
@@ -119,7 +119,7 @@ fn stream_name(text: &str) -> Result<Option<String>, Status> {
     if name.contains(['\0', '\\', '/', ':']) || name.encode_utf16().count() > COMPONENT_MAX {
         return Err(Status::OBJECT_NAME_INVALID);
     }
-    Ok((!name.is_empty()).then(|| name.to_owned()))
+    Ok(name.to_owned())
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
     fn streams_are_told_from_files() {
         assert_eq!(of("a:s"), ok("a", Some("s")));
         assert_eq!(of("d\\a:s:$data"), ok("d/a", Some("s")));
-        assert_eq!(of("a::$DATA"), ok("a", None));
+        assert_eq!(of("a::$DATA"), ok("a", Some("")));
         assert_eq!(of(":s"), ok("", Some("s")));
         for name in ["a:", "a:s:$INDEX", "a:s:", "d:s\\a", "a:s/t", "a::", "a:b:c:$DATA"] {
             assert_eq!(of(name), Err(Status::OBJECT_NAME_INVALID), "{name}");

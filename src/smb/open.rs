@@ -85,8 +85,10 @@ pub struct Open {
     pub options: u32,
     /// What the share opened.
     pub file: Arc<dyn File>,
-    /// What it shares with other opens of the file.
+    /// What it shares with other opens of the file, or of the named stream.
     pub entry: Arc<FileEntry>,
+    /// Of a named stream: what it shares with the opens of its file.
+    pub base: Option<Arc<FileEntry>>,
     /// FILE_DELETE_ON_CLOSE was asked for.
     pub delete_on_close: bool,
     /// CurrentByteOffset: kept for FilePositionInformation only, so each READ moves it without a mutex.
@@ -235,7 +237,16 @@ impl OpenTable {
     pub fn gate(&self, session_id: u64, intent: Intent) -> Result<Gate<'_>, Status> {
         self.reserve(session_id)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        Ok(Gate { table: self, session_id, id, intent, entry: None, breaks: Vec::new(), waits_for: None })
+        Ok(Gate {
+            table: self,
+            session_id,
+            id,
+            intent,
+            entry: None,
+            base: None,
+            breaks: Vec::new(),
+            waits_for: None,
+        })
     }
 
     /// Whether the key is that of a lease on another file.
@@ -308,6 +319,7 @@ impl OpenTable {
             options: new.options,
             file: new.file,
             entry,
+            base: gate.base.take(), // as `entry`
             delete_on_close: new.delete_on_close,
             position: AtomicU64::new(0),
             state: Mutex::default(),
@@ -359,8 +371,22 @@ impl OpenTable {
             other => Err(other),
         });
         self.release(&open.entry, id);
+        let base_deleted = self.leave_base(open);
         self.unreserve(open.session_id());
-        closed.and(deleted)
+        closed.and(deleted).and(base_deleted)
+    }
+
+    /// A stream's open leaves its file, which goes with it where it was only kept by that.
+    fn leave_base(&self, open: &Open) -> Result<(), Status> {
+        let Some(base) = &open.base else { return Ok(()) };
+        let id = open.id.volatile;
+        let (delete, _) = base.lock().close(id, false);
+        let deleted = if delete { open.file.delete_base() } else { Ok(()) };
+        if delete && deleted.is_ok() {
+            base.set_deleted();
+        }
+        self.release(base, id);
+        deleted
     }
 
     pub(super) fn release(&self, entry: &Arc<FileEntry>, id: u64) {

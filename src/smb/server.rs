@@ -156,7 +156,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Server {
     /// A server without connections.
     pub fn new(settings: Settings) -> Arc<Self> {
-        Arc::new(Self {
+        let server = Arc::new(Self {
             door: Arc::default(),
             guesses: Mutex::default(),
             budget: Budget::new(settings.limits.bytes_in_flight),
@@ -169,7 +169,9 @@ impl Server {
             waiters: Mutex::default(),
             wakes: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
-        })
+        });
+        server.observe_shares();
+        server
     }
 
     /// A number that was not given out before: SessionIds, AsyncIds, volatile FileIds.

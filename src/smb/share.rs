@@ -19,7 +19,7 @@ pub struct FileKey {
     pub volume: u64,
     /// The file's number on that volume; what clients see as FileId.
     pub file: u64,
-    /// The named stream, empty for the file itself. Compared as given: the share folds its case.
+    /// The named stream, empty for the file itself: whatever tells the share its streams apart.
     pub stream: String,
 }
 
@@ -28,7 +28,7 @@ pub struct FileKey {
 pub struct SharePath {
     /// From the root down; empty means the root itself.
     pub components: Vec<String>,
-    /// The part behind `:`, where the client named a stream.
+    /// The part behind `:`, where the client named a stream; empty for `::$DATA`, which is the file's data and no directory.
     pub stream: Option<String>,
 }
 
@@ -273,6 +273,10 @@ pub trait File: Send + Sync {
     fn check_delete(&self) -> Result<(), Status>;
     /// Deletes it. Called at the last close of a file marked for it.
     fn delete(&self) -> Result<(), Status>;
+    /// Deletes the file that this is a stream of: it was marked for it, and this is the last open of any of its streams.
+    fn delete_base(&self) -> Result<(), Status> {
+        Err(Status::NOT_SUPPORTED)
+    }
 
     /// The security descriptor, self-relative; `parts` as in AdditionalInformation (MS-SMB2 2.2.37).
     fn security(&self, parts: u32) -> Result<Vec<u8>, Status>;
@@ -300,8 +304,23 @@ pub trait File: Send + Sync {
     fn close(&self, clean: bool) -> Result<(), Status>;
 }
 
+/// A change that no client made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum OwnChange {
+    Added,
+    Removed,
+    Modified,
+}
+
+/// Who is told of such changes. Never calls back into the share.
+pub type Observer = Box<dyn Fn(&SharePath, OwnChange) + Send + Sync>;
+
 /// One share's file system.
 pub trait Share: Send + Sync {
+    /// Has `observer` told of files that change without any client's doing, those of [`File::changes_by_itself`]; once,
+    /// before anything is opened.
+    fn observe(&self, _observer: Observer) {}
     /// What it can do.
     fn traits(&self) -> ShareTraits;
     /// Its volume.

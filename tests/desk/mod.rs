@@ -2,6 +2,8 @@
 //! the transport does with parked requests is done here by hand, so that a test decides what happens when.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // each test uses a part of it
 
+mod calls;
+
 use std::sync::Arc;
 
 use importfs::share::directory::DirectoryShare;

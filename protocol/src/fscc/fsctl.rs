@@ -17,6 +17,7 @@ pub mod code {
     pub const GET_NTFS_VOLUME_DATA: u32 = 0x0009_0064;
     pub const SET_REPARSE_POINT: u32 = 0x0009_00A4;
     pub const GET_REPARSE_POINT: u32 = 0x0009_00A8;
+    pub const GET_OBJECT_ID: u32 = 0x0009_009C;
     pub const CREATE_OR_GET_OBJECT_ID: u32 = 0x0009_00C0;
     pub const SET_SPARSE: u32 = 0x0009_00C4;
     pub const QUERY_ON_DISK_VOLUME_INFO: u32 = 0x0009_013C;
@@ -148,11 +149,33 @@ impl CopyChunk {
     }
 }
 
+/// Bytes of a [`CopyChunkResponse`].
+pub const COPY_CHUNK_RESPONSE_LEN: usize = 12;
+
 /// SRV_COPYCHUNK_RESPONSE (MS-SMB2 2.2.32.1): what was done; or, with STATUS_INVALID_PARAMETER, the server's limits.
-pub fn encode_copy_chunk_response(chunks: u32, chunk_bytes: u32, total_bytes: u32, out: &mut Vec<u8>) {
-    out.put_u32(chunks);
-    out.put_u32(chunk_bytes);
-    out.put_u32(total_bytes);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopyChunkResponse {
+    /// ChunksWritten: those that were copied whole.
+    pub chunks: u32,
+    /// ChunkBytesWritten: bytes of the one that failed on its way.
+    pub chunk_bytes: u32,
+    /// TotalBytesWritten.
+    pub total_bytes: u32,
+}
+
+impl CopyChunkResponse {
+    /// Decodes the output.
+    pub fn decode(output: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(output, "SRV_COPYCHUNK_RESPONSE");
+        Ok(Self { chunks: r.u32()?, chunk_bytes: r.u32()?, total_bytes: r.u32()? })
+    }
+
+    /// Appends the output.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.chunks);
+        out.put_u32(self.chunk_bytes);
+        out.put_u32(self.total_bytes);
+    }
 }
 
 /// LMR_REQUEST_RESILIENCY's input (MS-SMB2 2.2.31.3): for how many milliseconds the open should outlive its connection.

@@ -14,7 +14,7 @@ use super::listing::Names;
 use super::lookup::stat_of;
 use super::namespace::key_of;
 use super::security::Descriptor;
-use super::{Volume, streams, times};
+use super::{Volume, times};
 use crate::smb::share::{
     BasicChange, File, FileKey, FileTime, Listing, Metadata, OpenGate, Refusal, SharePath, StreamEntry,
 };
@@ -26,6 +26,8 @@ static ZEROS: [u8; 65_536] = [0; 65_536];
 pub(super) struct DirectoryFile {
     pub(super) volume: Arc<Volume>,
     pub(super) fd: OwnedFd,
+    /// Of a named stream: the file that it is a stream of.
+    pub(super) base: Option<OwnedFd>,
     pub(super) key: FileKey,
     pub(super) directory: bool,
     /// The write time set by this open: its later writes leave it alone (MS-FSA 2.1.5.15.2, UserSetModificationTime).
@@ -37,7 +39,18 @@ pub(super) struct DirectoryFile {
 impl DirectoryFile {
     pub(super) fn new(volume: Arc<Volume>, fd: OwnedFd, stat: &Statx, directory: bool) -> Self {
         let (written, changing) = (Mutex::new(None), Mutex::new(()));
-        Self { volume, fd, key: key_of(stat), directory, written, changing }
+        Self { volume, fd, base: None, key: key_of(stat), directory, written, changing }
+    }
+
+    /// An open of the stream `fd` of the file `base`.
+    pub(super) fn of_stream(volume: Arc<Volume>, base: OwnedFd, fd: OwnedFd, key: FileKey) -> Self {
+        let (written, changing) = (Mutex::new(None), Mutex::new(()));
+        Self { volume, fd, base: Some(base), key, directory: false, written, changing }
+    }
+
+    /// The file itself, also where this is a stream of it: attributes, times, security and names are the file's.
+    pub(super) fn whole(&self) -> &OwnedFd {
+        self.base.as_ref().unwrap_or(&self.fd)
     }
 
     /// Data calls are for files.
@@ -51,16 +64,16 @@ impl DirectoryFile {
         if written.is_none() {
             return Ok(());
         }
-        rustix::fs::futimens(&self.fd, &times::changes(None, written)).map_err(status)
+        rustix::fs::futimens(self.whole(), &times::changes(None, written)).map_err(status)
     }
 
     /// Reads the attribute record, changes it, writes it back.
     fn change_dos(&self, change: impl FnOnce(&mut Dos)) -> Result<(), Status> {
         let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = Dos::load(&self.fd, &stat_of(&self.fd)?);
+        let before = Dos::load(self.whole(), &stat_of(self.whole())?);
         let mut after = before;
         change(&mut after);
-        if after == before { Ok(()) } else { after.store(&self.fd) }
+        if after == before { Ok(()) } else { after.store(self.whole()) }
     }
 
     fn write_zeros(&self, mut from: u64, to: u64) -> Result<(), Status> {
@@ -87,7 +100,7 @@ impl File for DirectoryFile {
 
     fn path(&self) -> SharePath {
         // Only what was deleted or moved out of the share has none.
-        SharePath { components: self.components().unwrap_or_default(), stream: None }
+        SharePath { components: self.components().unwrap_or_default(), stream: self.stream_name() }
     }
 
     fn is_directory(&self) -> bool {
@@ -95,8 +108,14 @@ impl File for DirectoryFile {
     }
 
     fn metadata(&self) -> Result<Metadata, Status> {
-        let stat = stat_of(&self.fd)?;
-        Ok(attributes::metadata(&stat, Dos::load(&self.fd, &stat)))
+        let stat = stat_of(self.whole())?;
+        let mut metadata = attributes::metadata(&stat, Dos::load(self.whole(), &stat));
+        if self.base.is_some() {
+            let own = stat_of(&self.fd)?;
+            metadata.attributes &= !DIRECTORY;
+            (metadata.size, metadata.allocation) = (own.stx_size, own.stx_blocks.saturating_mul(512));
+        }
+        Ok(metadata)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Status> {
@@ -175,7 +194,7 @@ impl File for DirectoryFile {
             if let Some(written) = change.written {
                 *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
             }
-            rustix::fs::futimens(&self.fd, &times::changes(change.accessed, change.written))
+            rustix::fs::futimens(self.whole(), &times::changes(change.accessed, change.written))
                 .map_err(status)?;
         }
         // Last, because a change time that is set holds until the next change.
@@ -197,31 +216,38 @@ impl File for DirectoryFile {
     }
 
     fn rename(&self, to: &SharePath, replace: bool, gate: &mut dyn OpenGate) -> Result<(), Refusal> {
-        self.rename_to(to, replace, gate)
+        match self.base {
+            Some(_) => self.rename_stream(to, replace, gate),
+            None => self.rename_to(to, replace, gate),
+        }
     }
 
     fn link(&self, to: &SharePath, replace: bool) -> Result<(), Status> {
-        self.link_to(to, replace)
+        if self.base.is_some() { Err(Status::INVALID_PARAMETER) } else { self.link_to(to, replace) }
     }
 
     fn check_delete(&self) -> Result<(), Status> {
-        self.deletable()
+        if self.base.is_some() { self.stream_deletable() } else { self.deletable() }
     }
 
     fn delete(&self) -> Result<(), Status> {
-        self.remove()
+        if self.base.is_some() { self.remove_stream() } else { self.remove() }
+    }
+
+    fn delete_base(&self) -> Result<(), Status> {
+        self.whole_file()?.remove()
     }
 
     fn security(&self, parts: u32) -> Result<Vec<u8>, Status> {
-        Ok(Descriptor::load(&self.fd).encode(parts))
+        Ok(Descriptor::load(self.whole()).encode(parts))
     }
 
     fn set_security(&self, parts: u32, descriptor: &[u8]) -> Result<(), Status> {
         let new = Descriptor::decode(descriptor).ok_or(Status::INVALID_PARAMETER)?;
         let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kept = Descriptor::load(&self.fd);
+        let mut kept = Descriptor::load(self.whole());
         kept.replace(parts, &new)?;
-        kept.store(&self.fd)
+        kept.store(self.whole())
     }
 
     fn extended_attributes(&self) -> Result<Vec<(String, Vec<u8>)>, Status> {
@@ -234,7 +260,10 @@ impl File for DirectoryFile {
     }
 
     fn streams(&self) -> Result<Vec<StreamEntry>, Status> {
-        Ok(streams::unnamed(&self.metadata()?, self.directory))
+        match self.base {
+            None => self.list_streams(&self.metadata()?, self.directory),
+            Some(_) => self.whole_file()?.streams(),
+        }
     }
 
     fn set_sparse(&self, sparse: bool) -> Result<(), Status> {

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use smb_proto::Status;
 
+use super::area::AREA;
 use super::attributes::{self, WANTED};
 use super::errors::status;
 
@@ -39,9 +40,10 @@ pub(super) fn fold(name: &str) -> String {
         .collect()
 }
 
-/// Whether clients can name it at all: UTF-8 is checked by who calls, these characters never come in a path.
+/// Whether clients can name it at all: UTF-8 is checked by who calls, these characters never come in a path, and the area of
+/// the named streams is not theirs.
 pub(super) fn nameable(name: &str) -> bool {
-    !name.contains(|c: char| c < ' ' || r#""*/:<>?\|"#.contains(c))
+    !name.contains(|c: char| c < ' ' || r#""*/:<>?\|"#.contains(c)) && !name.eq_ignore_ascii_case(AREA)
 }
 
 /// A name that was found.

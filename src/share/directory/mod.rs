@@ -5,13 +5,16 @@
 //! file asks the kernel for its present name, so renames of it or of a directory above it need no bookkeeping.
 //!
 //! - `lookup`: names, case-insensitive; `open`: MS-FSA's rules for CREATE; `namespace`: rename, link, delete
-//! - `file`: data, times, sizes; `streams`: streams and extended attributes; `listing`: directories
+//! - `file`: data, times, sizes; `extended`: extended attributes; `listing`: directories
+//! - `streams`: an open named stream; `area`: where streams lie
 //! - `attributes`, `security`, `times`, `errors`: translation between the two worlds
 //!
 //! Knows rustix and the share traits; nothing of imports, datastores or connections.
 
+mod area;
 mod attributes;
 mod errors;
+mod extended;
 mod file;
 mod listing;
 mod lookup;
@@ -32,9 +35,11 @@ use smb_proto::Status;
 
 use crate::smb::share::{self, Caller, OpenGate, OpenRequest, Opened, Refusal, Share, ShareTraits};
 
-/// FileSystemAttributes (MS-FSCC 2.5.1): case preserved, Unicode, persistent ACLs, sparse files, hard links, extended
-/// attributes. No named streams, no object ids, no reparse points.
-const FILE_SYSTEM_ATTRIBUTES: u32 = 0x2 | 0x4 | 0x8 | 0x40 | 0x0040_0000 | 0x0080_0000;
+/// FileSystemAttributes (MS-FSCC 2.5.1): case-sensitive search (as NTFS says of itself) and preservation, Unicode, persistent
+/// ACLs, sparse files, hard links, extended attributes. No object ids, no reparse points.
+const FILE_SYSTEM_ATTRIBUTES: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x40 | 0x0040_0000 | 0x0080_0000;
+/// FILE_NAMED_STREAMS, where the file system below keeps extended attributes.
+const NAMED_STREAMS: u32 = 0x0004_0000;
 /// Longest name of Linux file systems is 255 bytes; clients count UTF-16 units, and ASCII names fit both.
 const NAME_MAX: u32 = 255;
 
@@ -48,6 +53,8 @@ struct Volume {
     created: share::FileTime,
     label: String,
     index: lookup::NameIndex,
+    /// Files can have named streams.
+    has_streams: bool,
 }
 
 impl Volume {
@@ -70,8 +77,10 @@ impl DirectoryShare {
         let root = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = lookup::stat_of(&root).map_err(std::io::Error::other)?;
         let created = attributes::metadata(&stat, attributes::Dos::default()).created;
+        let has_streams = area::is_possible(&root);
         let volume = Volume {
             root,
+            has_streams,
             root_file: stat.stx_ino,
             device: attributes::device(&stat),
             created,
@@ -85,7 +94,7 @@ impl DirectoryShare {
 impl Share for DirectoryShare {
     fn traits(&self) -> ShareTraits {
         ShareTraits {
-            attributes: FILE_SYSTEM_ATTRIBUTES,
+            attributes: FILE_SYSTEM_ATTRIBUTES | if self.volume.has_streams { NAMED_STREAMS } else { 0 },
             file_system: "NTFS".to_owned(),
             name_max: NAME_MAX,
             is_slow: false,

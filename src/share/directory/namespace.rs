@@ -3,11 +3,12 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use smb_proto::Status;
 
 use super::Volume;
+use super::area::{self, Streams};
 use super::attributes::{self, Dos, READONLY};
 use super::errors::status;
 use super::file::DirectoryFile;
@@ -24,6 +25,9 @@ pub(super) fn parent_of<'a>(volume: &Volume, components: &'a [String]) -> Result
     let Some((name, directories)) = components.split_last() else { return Err(Status::OBJECT_NAME_INVALID) };
     if components.len() > DEPTH_MAX {
         return Err(Status::OBJECT_NAME_INVALID);
+    }
+    if components.iter().any(|name| name.eq_ignore_ascii_case(area::AREA)) {
+        return Err(Status::ACCESS_DENIED);
     }
     let mut directory = volume.root.try_clone().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
     for component in directories {
@@ -55,8 +59,8 @@ impl DirectoryFile {
     /// Its names from the share's root down, as the kernel has them now.
     pub(super) fn components(&self) -> Result<Vec<String>, Status> {
         let root = kernel_path(self.volume.root.as_raw_fd())?;
-        let mut own = kernel_path(self.fd.as_raw_fd())?;
-        if stat_of(&self.fd)?.stx_nlink == 0
+        let mut own = kernel_path(self.whole().as_raw_fd())?;
+        if stat_of(self.whole())?.stx_nlink == 0
             && let Some(was) = own.strip_suffix(DELETED)
         {
             own.truncate(was.len());
@@ -97,11 +101,13 @@ impl DirectoryFile {
         let mut flags = RenameFlags::NOREPLACE;
         // A target that differs by case only is a file of another name on disk: it goes by its own name.
         let mut on_disk = new;
+        let mut replaced = None;
         gate.admit_entry(&key_of(&stat_of(&target)?))?;
         if let Some(existing) = &existing {
             self.admit_replacing(&target, existing, replace, gate)?;
             flags = RenameFlags::empty();
             on_disk = &existing.name;
+            replaced = self.streams_replaced(&target, on_disk)?;
         } else if same && old == new {
             return Ok(());
         }
@@ -113,6 +119,9 @@ impl DirectoryFile {
             // Into itself or below.
             Err(Errno::INVAL) if self.directory => return Err(Status::ACCESS_DENIED.into()),
             other => other.map_err(status)?,
+        }
+        if let Some(replaced) = replaced {
+            Streams::clear(&self.volume, replaced)?;
         }
         if same {
             left.done(&source, Some(on_disk), Some(&old));
@@ -163,7 +172,9 @@ impl DirectoryFile {
             if own || attributes::is_directory(&existing.stat) || dos.attributes & READONLY != 0 {
                 return Err(Status::ACCESS_DENIED);
             }
-            return link_over((&source, &old), &target, &existing.name);
+            let replaced = self.streams_replaced(&target, &existing.name)?;
+            link_over((&source, &old), &target, &existing.name)?;
+            return replaced.map_or(Ok(()), |replaced| Streams::clear(&self.volume, replaced));
         }
         let change = self.volume.index.before_change(&target)?;
         rustix::fs::linkat(&source, &old, &target, new, AtFlags::empty()).map_err(status)?;
@@ -199,13 +210,31 @@ impl DirectoryFile {
             other => other?,
         };
         let flags = if self.directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let streams = self.last_streams(&self.fd)?;
         let change = self.volume.index.before_change(&directory)?;
         match rustix::fs::unlinkat(&directory, &name, flags) {
             Err(Errno::NOENT) => {}
             other => other.map_err(status)?,
         }
         change.done(&directory, None, Some(&name));
-        Ok(())
+        if streams { Streams::clear(&self.volume, &self.fd) } else { Ok(()) }
+    }
+
+    /// Whether streams go with the name that is about to be taken from a file: its last one.
+    fn last_streams(&self, file: &OwnedFd) -> Result<bool, Status> {
+        let stat = stat_of(file)?;
+        let last = attributes::is_directory(&stat) || stat.stx_nlink == 1;
+        Ok(last && Streams::find(&self.volume, file)?.is_some())
+    }
+
+    /// A handle on a file that a rename or link is about to replace, if its streams are to go with it.
+    fn streams_replaced(&self, directory: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, Status> {
+        if !self.volume.has_streams {
+            return Ok(None);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else { return Ok(None) };
+        Ok(if self.last_streams(&file)? { Some(file) } else { None })
     }
 }
 

@@ -6,11 +6,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use smb_proto::Status;
 
 use super::Volume;
+use super::area::Streams;
 use super::attributes::{self, ARCHIVE, Dos, HIDDEN, READONLY, SETTABLE, SYSTEM, TEMPORARY};
 use super::errors::status;
 use super::file::DirectoryFile;
@@ -22,7 +23,7 @@ use super::security::{
 };
 use super::streams;
 use crate::smb::share::{
-    Caller, CreateAction, Disposition, ObjectKind, OpenGate, OpenRequest, Opened, Refusal,
+    Caller, CreateAction, Disposition, FileKey, ObjectKind, OpenGate, OpenRequest, Opened, Refusal, SharePath,
 };
 
 /// FILE_DELETE_ON_CLOSE of CreateOptions (MS-SMB2 2.2.13).
@@ -42,6 +43,15 @@ impl From<Status> for Step {
     }
 }
 
+/// A gate for the file that is made along with a stream.
+struct Unasked;
+
+impl OpenGate for Unasked {
+    fn admit(&mut self, _key: &FileKey, _existed: bool, _granted: u32) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
 /// Where the open takes place.
 struct Place<'a> {
     volume: &'a Arc<Volume>,
@@ -57,7 +67,12 @@ pub(super) fn open(
     caller: &Caller,
     gate: &mut dyn OpenGate,
 ) -> Result<Opened, Refusal> {
-    streams::refuse_named(&request.path)?;
+    if streams::named(&request.path).is_some() && request.kind == ObjectKind::Directory {
+        return Err(Status::NOT_A_DIRECTORY.into());
+    }
+    if !volume.has_streams {
+        streams::refuse_named(&request.path)?;
+    }
     let (parent, name) = if request.path.components.is_empty() {
         (volume.root.try_clone().map_err(|_| Status::INSUFFICIENT_RESOURCES)?, ".")
     } else {
@@ -65,9 +80,12 @@ pub(super) fn open(
     };
     let place = Place { volume, request, caller, parent };
     for _ in 0..ATTEMPTS {
-        let step = match volume.index.find(&place.parent, name)? {
-            Some(found) => place.open_existing(&found, gate),
-            None => place.create(name, gate),
+        let found = volume.index.find(&place.parent, name)?;
+        let step = match (found, streams::named(&request.path)) {
+            (Some(found), None) => place.open_existing(&found, gate),
+            (Some(found), Some(stream)) => place.open_stream(&found, stream, gate),
+            (None, None) => place.create(name, gate),
+            (None, Some(stream)) => place.create_with_stream(name, stream, gate),
         };
         match step {
             Ok(opened) => return Ok(opened),
@@ -104,7 +122,14 @@ impl Place<'_> {
         if self.request.disposition == Disposition::Create {
             return Err(Status::OBJECT_NAME_COLLISION.into());
         }
+        // `::$DATA` is data, which a directory has none of.
         match (self.request.kind, directory) {
+            (ObjectKind::Directory, _) if self.request.path.stream.is_some() => {
+                return Err(Status::NOT_A_DIRECTORY.into());
+            }
+            (_, true) if self.request.path.stream.is_some() => {
+                return Err(Status::FILE_IS_A_DIRECTORY.into());
+            }
             (ObjectKind::File, true) => return Err(Status::FILE_IS_A_DIRECTORY.into()),
             (ObjectKind::Directory, false) => return Err(Status::NOT_A_DIRECTORY.into()),
             _ => {}
@@ -112,20 +137,85 @@ impl Place<'_> {
         if directory && self.overwrites() {
             return Err(Status::OBJECT_NAME_COLLISION.into());
         }
-        let fd = descriptor(&self.parent, &found.name, directory).map_err(|error| match error {
-            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => Step::Again,
-            other => status(other).into(),
-        })?;
-        let stat = stat_of(&fd)?;
-        if key_of(&stat) != key_of(&found.stat) {
-            return Err(Step::Again);
-        }
+        let (fd, stat) = self.enter(found)?;
         let dos = Dos::load(&fd, &stat);
         let (granted, maximal) = self.grant(&fd, dos, directory)?;
         gate.admit(&key_of(&stat), true, granted).map_err(Step::Refused)?;
         let file = DirectoryFile::new(self.volume.clone(), fd, &stat, directory);
         let action = if self.overwrites() { self.overwrite(&file, dos)? } else { CreateAction::Opened };
         Ok(Opened { file: Arc::new(file), action, granted, maximal })
+    }
+
+    /// Opens what was found; another thing under its name by now means to look again.
+    fn enter(&self, found: &Found) -> Result<(OwnedFd, Statx), Step> {
+        let directory = attributes::is_directory(&found.stat);
+        let fd = descriptor(&self.parent, &found.name, directory).map_err(|error| match error {
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => Step::Again,
+            other => status(other).into(),
+        })?;
+        let stat = stat_of(&fd)?;
+        if key_of(&stat) == key_of(&found.stat) { Ok((fd, stat)) } else { Err(Step::Again) }
+    }
+
+    /// A named stream of a file that is there (MS-FSA 2.1.5.1).
+    fn open_stream(&self, found: &Found, name: &str, gate: &mut dyn OpenGate) -> Result<Opened, Step> {
+        use Disposition::{Create, Open, Overwrite, Supersede};
+        let disposition = self.request.disposition;
+        let (base, stat) = self.enter(found)?;
+        let directory = attributes::is_directory(&stat);
+        let make = !matches!(disposition, Open | Overwrite);
+        // Its attributes and its security are the file's.
+        let (granted, maximal) = self.grant_stream(&base, Dos::load(&base, &stat), directory)?;
+        let (fd, existed) = streams::open_or_make(self.volume, &base, name, make)?
+            .ok_or(Step::from(Status::OBJECT_NAME_NOT_FOUND))?;
+        if existed && disposition == Create {
+            return Err(Status::OBJECT_NAME_COLLISION.into());
+        }
+        let key = streams::key(&key_of(&stat), &fd)?;
+        let file = DirectoryFile::of_stream(Arc::clone(self.volume), base, fd, key.clone());
+        if let Err(refusal) = gate.admit(&key, existed, granted) {
+            if !existed && let Err(error) = file.remove_stream() {
+                tracing::warn!(name, %error, "a refused new stream could not be removed again");
+            }
+            return Err(Step::Refused(refusal));
+        }
+        let action = match (existed, self.overwrites()) {
+            (false, _) => CreateAction::Created,
+            (true, false) => CreateAction::Opened,
+            (true, true) => {
+                rustix::fs::ftruncate(&file.fd, 0).map_err(status)?;
+                if disposition == Supersede { CreateAction::Superseded } else { CreateAction::Overwritten }
+            }
+        };
+        Ok(Opened { file: Arc::new(file), action, granted, maximal })
+    }
+
+    /// A named stream of a file that is not there: the file is made with it.
+    fn create_with_stream(&self, name: &str, stream: &str, gate: &mut dyn OpenGate) -> Result<Opened, Step> {
+        let request = OpenRequest {
+            path: SharePath { stream: None, ..self.request.path.clone() },
+            kind: ObjectKind::File,
+            allocation_size: None,
+            ..self.request.clone()
+        };
+        let parent = self.parent.try_clone().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+        let place = Place { volume: self.volume, request: &request, caller: self.caller, parent };
+        // The file has no open of its own: what the gate says of the stream is said of both.
+        let made = place.create(name, &mut Unasked)?;
+        let Some(found) = self.volume.index.find(&self.parent, name)? else { return Err(Step::Again) };
+        let opened = self.open_stream(&found, stream, gate);
+        if matches!(opened, Err(Step::Refused(_)))
+            && let Err(error) = made.file.delete()
+        {
+            tracing::warn!(name, %error, "the file of a refused new stream could not be removed again");
+        }
+        opened
+    }
+
+    /// The access granted on a stream: as on its file, but that emptying it takes nothing from the file's marks.
+    fn grant_stream(&self, base: &OwnedFd, dos: Dos, directory: bool) -> Result<(u32, u32), Status> {
+        let marks = Dos { attributes: dos.attributes & !(HIDDEN | SYSTEM), ..dos };
+        self.grant(base, marks, directory)
     }
 
     /// The access granted on an existing file, and the most that could be: its attributes first, then its security (MS-FSA 2.1.5.1.2.1).
@@ -175,6 +265,7 @@ impl Place<'_> {
     fn overwrite(&self, file: &DirectoryFile, dos: Dos) -> Result<CreateAction, Status> {
         rustix::fs::ftruncate(&file.fd, 0).map_err(status)?;
         let superseded = self.request.disposition == Disposition::Supersede;
+        Streams::clear(self.volume, &file.fd)?;
         let gone: Vec<_> = file.load_eas()?.into_iter().map(|(name, _)| (name, Vec::new())).collect();
         if !gone.is_empty() {
             file.store_eas(&gone)?;

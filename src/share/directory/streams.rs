@@ -1,95 +1,127 @@
-//! Streams and extended attributes. There are no named streams (the share's traits say so); extended attributes of
-//! clients are `user.ea.NAME`, their names folded to upper case as NTFS does.
+//! An open named stream: its data is a file of its own in [`super::area`], everything else is its file's.
 
-use rustix::fs::XattrFlags;
-use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use smb_proto::Status;
 
-use super::attributes::Dos;
-use super::errors::status;
+use super::Volume;
+use super::area::{self, Streams};
+use super::attributes::{Dos, READONLY};
 use super::file::DirectoryFile;
 use super::lookup::stat_of;
-use crate::smb::share::{Metadata, SharePath, StreamEntry};
+use super::namespace::key_of;
+use crate::smb::share::{FileKey, Metadata, OpenGate, Refusal, SharePath, StreamEntry};
 
-/// Where clients' extended attributes live.
-const PREFIX: &str = "user.ea.";
-/// Longest list of names, and longest value, that Linux has (XATTR_LIST_MAX, XATTR_SIZE_MAX).
-const XATTR_MAX: usize = 65_536;
-/// An EA's name is counted by one byte (MS-FSCC 2.4.16), and Linux takes 255 bytes with the prefix.
-const NAME_MAX: usize = 255 - PREFIX.len();
-/// FILE_FULL_EA_INFORMATION before name and value: next offset, flags, name length, value length (MS-FSCC 2.4.16).
-const ENTRY_HEADER: usize = 8;
-
-/// Refuses named streams; `::$DATA` is the file itself.
-pub(super) fn refuse_named(path: &SharePath) -> Result<(), Status> {
-    match path.stream.as_deref() {
-        None | Some("") => Ok(()),
-        Some(_) => Err(Status::OBJECT_NAME_INVALID),
-    }
+/// The name of a stream that a path means; `::$DATA` is the file itself.
+pub(super) fn named(path: &SharePath) -> Option<&str> {
+    path.stream.as_deref().filter(|name| !name.is_empty())
 }
 
-/// The unnamed stream; a directory has none.
-pub(super) fn unnamed(metadata: &Metadata, directory: bool) -> Vec<StreamEntry> {
-    if directory {
-        return Vec::new();
-    }
-    vec![StreamEntry { name: "::$DATA".to_owned(), size: metadata.size, allocation: metadata.allocation }]
+/// Refuses named streams where there can be none.
+pub(super) fn refuse_named(path: &SharePath) -> Result<(), Status> {
+    if named(path).is_some() { Err(Status::OBJECT_NAME_INVALID) } else { Ok(()) }
+}
+
+/// The key of a stream: its file's, and its own number, which stays when it is renamed.
+pub(super) fn key(base: &FileKey, stream: &OwnedFd) -> Result<FileKey, Status> {
+    Ok(FileKey { stream: stat_of(stream)?.stx_ino.to_string(), ..base.clone() })
 }
 
 impl DirectoryFile {
-    /// All extended attributes of clients, in the order of their names.
-    pub(super) fn load_eas(&self) -> Result<Vec<(String, Vec<u8>)>, Status> {
-        let mut list = vec![0; XATTR_MAX];
-        let length = match rustix::fs::flistxattr(&self.fd, &mut list[..]) {
-            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            other => other.map_err(status)?,
-        };
-        let mut eas = Vec::new();
-        for name in list[..length].split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok())
-        {
-            let Some(client) = name.strip_prefix(PREFIX) else { continue };
-            let mut value = vec![0; XATTR_MAX];
-            match rustix::fs::fgetxattr(&self.fd, name, &mut value[..]) {
-                Ok(length) => {
-                    value.truncate(length);
-                    value.shrink_to_fit();
-                    eas.push((client.to_owned(), value));
-                }
-                Err(Errno::NODATA) => {}
-                Err(error) => return Err(status(error)),
-            }
+    /// The streams, the unnamed one first; a directory has none that is unnamed.
+    pub(super) fn list_streams(&self, whole: &Metadata, directory: bool) -> Result<Vec<StreamEntry>, Status> {
+        let mut list = Vec::new();
+        if !directory {
+            let (size, allocation) = (whole.size, whole.allocation);
+            list.push(StreamEntry { name: "::$DATA".to_owned(), size, allocation });
         }
-        eas.sort();
-        Ok(eas)
+        if let Some(streams) = Streams::find(&self.volume, self.whole())? {
+            list.extend(streams.list()?.into_iter().map(|(name, stat)| StreamEntry {
+                name: format!(":{name}:$DATA"),
+                size: stat.stx_size,
+                allocation: stat.stx_blocks.saturating_mul(512),
+            }));
+        }
+        Ok(list)
     }
 
-    /// Sets or removes them, and notes their size for listings.
-    pub(super) fn store_eas(&self, eas: &[(String, Vec<u8>)]) -> Result<(), Status> {
-        for (name, value) in eas {
-            if name.is_empty()
-                || name.len() > NAME_MAX
-                || !name.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
-            {
-                return Err(Status::INVALID_PARAMETER);
+    /// Whether the stream may be deleted.
+    pub(super) fn stream_deletable(&self) -> Result<(), Status> {
+        let dos = Dos::load(self.whole(), &stat_of(self.whole())?);
+        if dos.attributes & READONLY != 0 { Err(Status::CANNOT_DELETE) } else { Ok(()) }
+    }
+
+    fn own_streams(&self) -> Result<Streams, Status> {
+        Streams::find(&self.volume, self.whole())?.ok_or(Status::FILE_DELETED)
+    }
+
+    /// Deletes the stream.
+    pub(super) fn remove_stream(&self) -> Result<(), Status> {
+        match self.own_streams() {
+            Err(Status::FILE_DELETED) => Ok(()),
+            streams => streams?.remove(&self.fd),
+        }
+    }
+
+    /// Renames the stream within its file (MS-FSA 2.1.5.15.11): the target is `:name`.
+    pub(super) fn rename_stream(
+        &self,
+        to: &SharePath,
+        replace: bool,
+        gate: &mut dyn OpenGate,
+    ) -> Result<(), Refusal> {
+        if !to.components.is_empty() {
+            return Err(Status::SHARING_VIOLATION.into()); // as Windows answers for a path
+        }
+        let Some(name) = named(to) else { return Err(Status::NOT_SUPPORTED.into()) };
+        let streams = self.own_streams()?;
+        if let Some(existing) = streams.open(name)? {
+            let existing = key(&key_of(&stat_of(self.whole())?), &existing)?;
+            if existing != self.key && !replace {
+                return Err(Status::OBJECT_NAME_COLLISION.into());
             }
-            let name = format!("{PREFIX}{}", name.to_ascii_uppercase());
-            let done = if value.is_empty() {
-                rustix::fs::fremovexattr(&self.fd, name)
-            } else {
-                rustix::fs::fsetxattr(&self.fd, name, value, XattrFlags::empty())
-            };
-            match done {
-                Ok(()) | Err(Errno::NODATA) => {}
-                Err(Errno::OPNOTSUPP) => return Err(Status::EAS_NOT_SUPPORTED),
-                Err(Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => return Err(Status::EA_TOO_LARGE),
-                Err(error) => return Err(status(error)),
+            if existing != self.key {
+                gate.admit(&existing, true, super::security::DELETE)?;
             }
         }
-        let left = self.load_eas()?;
-        let size =
-            left.iter().map(|(name, value)| ENTRY_HEADER + name.len() + 1 + value.len()).sum::<usize>();
-        let stat = stat_of(&self.fd)?;
-        let dos = Dos { ea_size: u32::try_from(size).unwrap_or(u32::MAX), ..Dos::load(&self.fd, &stat) };
-        dos.store(&self.fd)
+        Ok(streams.rename(&self.fd, name, replace)?)
+    }
+
+    /// The name of the stream that this is, for paths.
+    pub(super) fn stream_name(&self) -> Option<String> {
+        self.base.as_ref().and_then(|_| area::name_of(&self.fd).ok())
+    }
+
+    /// The file that this is a stream of.
+    pub(super) fn whole_file(&self) -> Result<DirectoryFile, Status> {
+        let fd = self.whole().try_clone().map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
+        let stat = stat_of(&fd)?;
+        let directory = super::attributes::is_directory(&stat);
+        Ok(DirectoryFile::new(Arc::clone(&self.volume), fd, &stat, directory))
+    }
+}
+
+/// Opens the stream `name` of a file, or makes it; whether it was there.
+pub(super) fn open_or_make(
+    volume: &Volume,
+    base: &OwnedFd,
+    name: &str,
+    make: bool,
+) -> Result<Option<(OwnedFd, bool)>, Status> {
+    if let Some(stream) = Streams::find(volume, base)?.and_then(|streams| streams.open(name).transpose()) {
+        return Ok(Some((stream?, true)));
+    }
+    if !make {
+        return Ok(None);
+    }
+    match Streams::make(volume, base)?.create(name) {
+        Ok(stream) => Ok(Some((stream, false))),
+        // Another made it in between.
+        Err(Status::OBJECT_NAME_COLLISION) => {
+            let found = Streams::find(volume, base)?.and_then(|streams| streams.open(name).transpose());
+            Ok(found.transpose()?.map(|stream| (stream, true)))
+        }
+        Err(error) => Err(error),
     }
 }

@@ -119,7 +119,7 @@ fn dispositions_give_the_statuses_and_actions_of_ms_fsa() {
     }
     let mut stream = request("a", Open, Any);
     stream.path.stream = Some("s".to_owned());
-    assert_eq!(f.open_by(&stream, &mut Gate::default()).err(), Some(Status::OBJECT_NAME_INVALID));
+    assert_eq!(f.open_by(&stream, &mut Gate::default()).err(), Some(Status::OBJECT_NAME_NOT_FOUND));
     assert!(f.try_open("", Open, Directory).unwrap().file.path().components.is_empty());
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use smb_proto::Status;
 
-use crate::import::{Engine, How, Session};
+use crate::import::{self, Engine, How, Session};
 use crate::smb::share::{
-    Caller, CreateAction, Disposition, FileTime, ObjectKind, OpenGate, OpenRequest, Opened, Refusal, Share,
-    ShareTraits, Volume,
+    Caller, CreateAction, Disposition, FileTime, ObjectKind, Observer, OpenGate, OpenRequest, Opened,
+    OwnChange, Refusal, Share, SharePath, ShareTraits, Volume,
 };
 use node::Node;
 
@@ -136,6 +136,19 @@ fn granted(desired: u32) -> u32 {
 }
 
 impl Share for ImportShare {
+    fn observe(&self, observer: Observer) {
+        self.engine.listen(move |session, name, change| {
+            let mut components = session.to_vec();
+            components.push(name.to_owned());
+            let change = match change {
+                import::OwnChange::Added => OwnChange::Added,
+                import::OwnChange::Removed => OwnChange::Removed,
+                import::OwnChange::Modified => OwnChange::Modified,
+            };
+            observer(&SharePath { components, stream: None }, change);
+        });
+    }
+
     fn traits(&self) -> ShareTraits {
         ShareTraits {
             attributes: FILE_SYSTEM_ATTRIBUTES,

@@ -10,7 +10,7 @@ use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::ioctl::{self as wire, validate_negotiate};
 use smb_proto::msg::negotiate::DIALECT_210;
 
-use super::open_of;
+use super::{copy_chunk, open_of};
 use crate::smb::durable::granted_resilient;
 use crate::smb::open::locked;
 use crate::smb::request::{Failure, Outcome, Reply, Request};
@@ -35,6 +35,18 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     if message.max_output_response.max(message.max_input_response) > PAYLOAD_BYTES_MAX {
         return Err(Status::INVALID_PARAMETER.into());
     }
+    // Codes about the server and not about a file (3.3.5.15).
+    let fileless = matches!(
+        message.ctl_code,
+        code::VALIDATE_NEGOTIATE_INFO
+            | code::DFS_GET_REFERRALS
+            | code::DFS_GET_REFERRALS_EX
+            | code::QUERY_NETWORK_INTERFACE_INFO
+            | code::PIPE_WAIT
+    );
+    if fileless && message.file_id != FileId::ANY {
+        return Err(Status::INVALID_PARAMETER.into());
+    }
     let (status, output) = match message.ctl_code {
         code::VALIDATE_NEGOTIATE_INFO => (Status::SUCCESS, validate(request, &message)?),
         // No DFS here (3.3.5.15.2).
@@ -45,7 +57,15 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         code::SET_SPARSE | code::SET_ZERO_DATA => (Status::SUCCESS, sparse(request, &message)?),
         code::QUERY_ALLOCATED_RANGES => allocated_ranges(request, &message)?,
         code::LMR_REQUEST_RESILIENCY => (Status::SUCCESS, resiliency(request, &message)?),
-        code::CREATE_OR_GET_OBJECT_ID => (Status::SUCCESS, object_id(request, &message)?),
+        code::SRV_REQUEST_RESUME_KEY => (Status::SUCCESS, copy_chunk::resume_key(request, &message)?),
+        code::SRV_COPYCHUNK | code::SRV_COPYCHUNK_WRITE => copy_chunk::copy(request, &message)?,
+        code::GET_REPARSE_POINT => {
+            open_of(request, message.file_id)?;
+            return Err(Status::NOT_A_REPARSE_POINT.into()); // no link is ever shown
+        }
+        code::CREATE_OR_GET_OBJECT_ID | code::GET_OBJECT_ID => {
+            (Status::SUCCESS, object_id(request, &message)?)
+        }
         code::GET_COMPRESSION | code::SET_COMPRESSION => (Status::SUCCESS, compression(request, &message)?),
         _ => {
             if message.file_id != FileId::ANY {

@@ -2,7 +2,9 @@
 
 pub mod change_notify;
 pub mod close;
+mod copy_chunk;
 pub mod create;
+mod extended;
 pub mod flush;
 pub mod ioctl;
 pub mod lock;

@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 
 use smb_proto::Status;
 use smb_proto::fscc::security::part;
-use smb_proto::fscc::{access, ea, fs_info, info, stream};
+use smb_proto::fscc::{access, fs_info, info, stream};
+use smb_proto::msg::negotiate::DIALECT_311;
 use smb_proto::msg::query_info::{self as wire, info_type};
 
-use super::{basic_of, open_of};
+use super::{basic_of, extended, open_of};
 use crate::smb::name;
 use crate::smb::open::{Open, locked};
 use crate::smb::request::{Failure, Outcome, Reply, Request};
@@ -29,6 +30,17 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     }
     let limit = message.output_buffer_length as usize;
     let (data, min) = match message.info_type {
+        info_type::FILE if message.info_class == info::class::FULL_EA => {
+            open.require(access::READ_EA)?;
+            let (status, data) = extended::query(&open, &message, limit)?;
+            return Ok(Reply::with_status(status, |out| wire::Response { data: &data }.encode(out)));
+        }
+        info_type::FILE
+            if message.info_class == info::class::NORMALIZED_NAME
+                && request.connection.dialect() < DIALECT_311 =>
+        {
+            return Err(Status::NOT_SUPPORTED.into()); // 3.3.5.20.1
+        }
         info_type::FILE => file(&open, &message)?,
         info_type::FILESYSTEM => volume(request.tree.entry.share.as_ref(), &open, message.info_class)?,
         info_type::SECURITY => return security(&open, message.additional_information, limit),
@@ -47,10 +59,6 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
 /// The answer about a file and the least room that it needs (3.3.5.20.1).
 fn file(open: &Open, message: &wire::Request<'_>) -> Result<(Vec<u8>, usize), Status> {
     let class = message.info_class;
-    if class == info::class::FULL_EA {
-        open.require(access::READ_EA)?;
-        return extended_attributes(open).map(|data| (data, 0));
-    }
     let min = info::min_len(class).ok_or(Status::INVALID_INFO_CLASS)?;
     let open_to_all = matches!(
         class,
@@ -109,18 +117,6 @@ fn file(open: &Open, message: &wire::Request<'_>) -> Result<(Vec<u8>, usize), St
         return Err(Status::OBJECT_NAME_NOT_FOUND);
     }
     if info::encode(class, &known, &mut data) { Ok((data, min)) } else { Err(Status::INVALID_INFO_CLASS) }
-}
-
-fn extended_attributes(open: &Open) -> Result<Vec<u8>, Status> {
-    let list = open.file.extended_attributes()?;
-    if list.is_empty() {
-        return Err(Status::NO_EAS_ON_FILE);
-    }
-    let list: Vec<_> =
-        list.iter().map(|(name, value)| ea::Ea { flags: 0, name: name.as_bytes(), value }).collect();
-    let mut data = Vec::new();
-    ea::encode(&list, &mut data);
-    Ok(data)
 }
 
 /// The answer about a volume (3.3.5.20.2).

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use smb_proto::Status;
 use smb_proto::fscc::security::part;
 use smb_proto::fscc::set::{self, Set, Target};
-use smb_proto::fscc::{access, attributes, ea, info};
+use smb_proto::fscc::{access, attributes, info};
 use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::create::share_access;
 use smb_proto::msg::query_info::info_type;
 use smb_proto::msg::set_info as wire;
 
-use super::open_of;
+use super::{extended, open_of};
 use crate::smb::audit;
 use crate::smb::breaks;
 use crate::smb::file_entry::FileEntry;
@@ -98,12 +98,7 @@ fn file(request: &Request<'_>, open: &Open, set: &Set<'_>) -> Result<(), Failure
         Set::ValidDataLength(_) => return Err(Status::PRIVILEGE_NOT_HELD.into()),
         Set::FullEa(data) => {
             open.require(access::WRITE_EA)?;
-            let list = ea::decode(data)?;
-            let list: Vec<_> = list
-                .iter()
-                .map(|ea| (String::from_utf8_lossy(ea.name).into_owned(), ea.value.to_vec()))
-                .collect();
-            open.file.set_extended_attributes(&list)?;
+            open.file.set_extended_attributes(&extended::decode(data)?)?;
             request.server.told_modified(open, filter::EA);
         }
         Set::Unknown(_) => return Err(Status::INVALID_INFO_CLASS.into()),
@@ -180,6 +175,9 @@ fn rename(request: &Request<'_>, open: &Open, target: &Target<'_>) -> Result<(),
     let to = name::parse_target(target.name)?;
     if open.file.is_directory() {
         request.server.evict_below(open)?;
+    }
+    if open.base.is_none() && open.entry.has_open_streams() {
+        return Err(Status::ACCESS_DENIED.into()); // as NTFS
     }
     request.server.evict(open)?;
     let replace = target.flags & set::RENAME_REPLACE_IF_EXISTS != 0;

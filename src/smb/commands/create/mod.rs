@@ -5,7 +5,7 @@ mod durable;
 use std::sync::Arc;
 
 use smb_proto::Status;
-use smb_proto::fscc::{access, attributes, ea};
+use smb_proto::fscc::{access, attributes};
 use smb_proto::msg::create::context::{
     self, Contexts, LEASE_FLAG_BREAK_IN_PROGRESS, LEASE_FLAG_PARENT_KEY_SET, Lease, LeaseV2,
 };
@@ -13,7 +13,7 @@ use smb_proto::msg::create::{self as wire, disposition, oplock, options};
 use smb_proto::msg::negotiate::{DIALECT_210, DIALECT_300};
 
 use self::durable::Asked;
-use super::wire_attributes;
+use super::{extended, wire_attributes};
 use crate::smb::breaks;
 use crate::smb::gate::Intent;
 use crate::smb::name;
@@ -260,10 +260,7 @@ fn open_request(message: &wire::Request<'_>) -> Result<OpenRequest, Failure> {
     }
     let allocation_size = contexts.find(context::ALSI).map(context::decode_allocation_size).transpose()?;
     let extended_attributes = match contexts.find(context::EXTA) {
-        Some(data) => ea::decode(data)?
-            .iter()
-            .map(|ea| (String::from_utf8_lossy(ea.name).into_owned(), ea.value.to_vec()))
-            .collect(),
+        Some(data) => extended::decode(data)?,
         None => Vec::new(),
     };
     let kind = match message.options & (options::DIRECTORY_FILE | options::NON_DIRECTORY_FILE) {
