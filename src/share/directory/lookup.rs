@@ -27,10 +27,13 @@ const STAMP_GRAIN_NS: i128 = 50_000_000;
 /// would go unseen.
 const CARRIED_MAX: Duration = Duration::from_secs(2);
 
-/// Folds a name's case as Windows compares names: each character by its simple upper-case mapping.
+/// Folds a name's case as Windows compares names: each character of the first plane by its simple upper-case mapping.
 pub(super) fn fold(name: &str) -> String {
     name.chars()
         .map(|c| {
+            if c > '\u{FFFF}' {
+                return c;
+            }
             let mut upper = c.to_uppercase();
             match (upper.next(), upper.next()) {
                 (Some(single), None) => single,
