@@ -2,9 +2,11 @@
 //! handled: so much memory its answer may take. Whether it has paid for them is [`super::request::Request::check_payload`]'s.
 
 use smb_proto::codec::Reader;
+use smb_proto::fscc::fsctl::code;
 use smb_proto::header::HEADER_LEN;
 use smb_proto::{Command, DecodeError};
 
+use super::commands::copy_chunk::CHUNK_BYTES_MAX;
 use super::server::PAYLOAD_BYTES_MAX;
 
 /// The bytes, at most those that there are in any answer. 0 for commands that ask for none, for messages too short to say
@@ -19,7 +21,10 @@ fn asked(command: Command, message: &[u8]) -> Result<u64, DecodeError> {
     Ok(match command {
         Command::READ | Command::QUERY_INFO => field(4)?,
         Command::QUERY_DIRECTORY => field(28)?,
-        Command::IOCTL => field(32)? + field(44)?,
+        Command::IOCTL => {
+            let copies = [code::SRV_COPYCHUNK, code::SRV_COPYCHUNK_WRITE].map(u64::from).contains(&field(4)?);
+            field(32)? + field(44)? + if copies { u64::from(CHUNK_BYTES_MAX) } else { 0 }
+        }
         _ => 0,
     })
 }
@@ -31,6 +36,18 @@ mod tests {
     use smb_proto::utf16::Utf16;
 
     use super::*;
+
+    #[test]
+    fn a_copy_within_the_server_asks_for_its_buffer() {
+        for (ctl_code, expected_bytes) in [(code::SRV_COPYCHUNK, (1 << 20) + 12), (code::SRV_READ_HASH, 12)] {
+            let mut message = vec![0; HEADER_LEN];
+            let file_id = FileId::ANY;
+            let (max_input_response, max_output_response, flags) = (0, 12, 1);
+            ioctl::Request { ctl_code, file_id, max_input_response, max_output_response, flags, input: &[] }
+                .encode(&mut message);
+            assert_eq!(expected(Command::IOCTL, &message), expected_bytes);
+        }
+    }
 
     #[test]
     fn each_command_tells_what_it_asks_for() {

@@ -20,7 +20,7 @@ use crate::smb::server::Server;
 const CHUNKS_MAX: u32 = 256;
 /// Bytes of a chunk: ServerSideCopyMaxChunkSize. Each chunk is read whole before it is written, so that the ranges may
 /// overlap.
-const CHUNK_BYTES_MAX: u32 = 1 << 20;
+pub(in crate::smb) const CHUNK_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of one request: ServerSideCopyMaxDataSize.
 const BYTES_MAX: u32 = 16 << 20;
 

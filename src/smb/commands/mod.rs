@@ -2,7 +2,7 @@
 
 pub mod change_notify;
 pub mod close;
-mod copy_chunk;
+pub(super) mod copy_chunk;
 pub mod create;
 mod extended;
 pub mod flush;
