@@ -87,3 +87,17 @@ fn a_key_is_its_session_s_and_its_open_s() {
     client.close(source);
     assert_eq!(copy(&mut client, key, target, &one).0, Status::OBJECT_NAME_NOT_FOUND);
 }
+
+#[test]
+fn the_source_may_lie_on_another_share_of_the_session() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    client.connect("other");
+    let source = client.open(&Open::file("s")).file_id();
+    client.put(source, 0, b"staged");
+    let key = key(&mut client, source);
+    client.connect("dir");
+    let target = client.open(&Open::file("t")).file_id();
+    assert_eq!(copy(&mut client, key, target, &[chunk(0, 0, 6)]).0, Status::SUCCESS);
+    assert_eq!(client.get(target), b"staged");
+}

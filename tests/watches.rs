@@ -192,3 +192,18 @@ fn a_directory_that_is_not_empty_stays_when_its_deleter_closes_it() {
     assert_eq!(client.close(deleting.file_id()), Status::SUCCESS);
     assert!(desk.directory.path().join("d/f").exists());
 }
+
+#[test]
+fn shares_know_nothing_of_each_other_s_paths() {
+    let desk = Desk::new();
+    let (mut client, mut beside) = (desk.client(1, "a"), desk.client(2, "b"));
+    beside.connect("other");
+    let root = client.open(&Open { access: READ_ATTRIBUTES | 1, ..directory("") }).file_id();
+    assert_eq!(watch(&mut client, root, FLAG_WATCH_TREE, u32::MAX).status(), Status::PENDING);
+    beside.open(&directory("d"));
+    beside.open(&Open::file("d\\f"));
+    assert!(client.poll().is_empty(), "no news of the other share");
+    let d = client.open(&directory("d")).file_id();
+    assert_eq!(told(&mut client), [(action::ADDED, "d".into())]);
+    assert_eq!(client.rename(d, "e", false), Status::SUCCESS, "what is open in the other share is not below it");
+}

@@ -152,7 +152,7 @@ impl Server {
     /// A directory that `open` is about to rename must have nothing open below it (MS-FSA 2.1.5.15.11); clients that only keep
     /// something open in their caches are asked to close it first.
     pub fn evict_below(&self, open: &Open) -> Result<(), Failure> {
-        let below = self.opens.below(open.entry.key.volume, &open.file.path());
+        let below = self.opens.below(&open.share, &open.file.path());
         let mut waits_for = None;
         for other in &below {
             let verdict = other.entry.evict(open.asker(), true);

@@ -482,13 +482,15 @@ impl OpenTable {
         found
     }
 
-    /// What is open below a directory.
-    pub fn below(&self, volume: u64, directory: &SharePath) -> Vec<Arc<Open>> {
+    /// What is open below a directory of a share.
+    pub fn below(&self, share: &Arc<ShareEntry>, directory: &SharePath) -> Vec<Arc<Open>> {
         let depth = directory.components.len();
         let below = |open: &Open| {
+            if !Arc::ptr_eq(&open.share, share) {
+                return false; // another's paths, though it may lie on the same disk
+            }
             let path = open.file.path();
-            open.entry.key.volume == volume
-                && path.components.len() > depth
+            path.components.len() > depth
                 && path.components.starts_with(&directory.components)
         };
         self.select(below)

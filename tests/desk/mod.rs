@@ -33,10 +33,11 @@ impl Users for Nobody {
     }
 }
 
-/// A server with one directory share, `dir`.
+/// A server with a share, `dir`, and a directory share beside it, `other`.
 pub struct Desk {
     pub server: Arc<Server>,
     pub directory: tempfile::TempDir,
+    pub other: tempfile::TempDir,
 }
 
 impl Desk {
@@ -48,17 +49,21 @@ impl Desk {
 
     /// A server whose `dir` is that share, kept in `directory`.
     pub fn over(directory: tempfile::TempDir, share: Arc<dyn Share>) -> Self {
-        let entry = ShareEntry {
-            name: "dir".into(),
-            comment: String::new(),
-            kind: ShareKind::Disk,
-            share,
-            encrypt: false,
-            users: Vec::new(),
-        };
-        let settings = Settings::new(Arc::new(Nobody), vec![Arc::new(entry)]);
+        let other = tempfile::tempdir().unwrap();
+        let beside: Arc<dyn Share> = Arc::new(DirectoryShare::open(other.path(), "other").unwrap());
+        let entries = [("dir", share), ("other", beside)].map(|(name, share)| {
+            Arc::new(ShareEntry {
+                name: name.into(),
+                comment: String::new(),
+                kind: ShareKind::Disk,
+                share,
+                encrypt: false,
+                users: Vec::new(),
+            })
+        });
+        let settings = Settings::new(Arc::new(Nobody), entries.into());
         let server = Server::new(Settings { encryption: Encryption::Off, ..settings });
-        Self { server, directory }
+        Self { server, directory, other }
     }
 
     /// A client with a session of `user` and a tree on the share. Clients of one `guid` are one client to leases.
@@ -189,6 +194,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Connects to another share, and speaks to that from now on.
+    pub fn connect(&mut self, share: &str) {
+        let entry = Arc::clone(self.server.share(share).unwrap());
+        self.tree = self.session.connect(entry, 0x001F_01FF).unwrap().id;
+    }
+
     /// Sends a compound; gives the messages that were answered at once.
     pub fn compound(&mut self, parts: Vec<Part>) -> Vec<Message> {
         let output = self.run_only(parts);
