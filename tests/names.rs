@@ -37,7 +37,8 @@ fn case_is_folded_as_windows_does_and_kept_as_given() {
         assert_eq!(make(&mut client, name), Status::SUCCESS);
         assert_eq!(find(&mut client, other), Status::OBJECT_NAME_NOT_FOUND, "ß is one character");
     }
-    for (name, other) in [("Ünïcödé", "üNÏCÖDÉ"), ("ДИСК", "диск"), ("𝄞 clef", "𝄞 CLEF")] {
+    for (name, other) in [("Ünïcödé", "üNÏCÖDÉ"), ("ДИСК", "диск"), ("𝄞 clef", "𝄞 CLEF")]
+    {
         assert_eq!(make(&mut client, name), Status::SUCCESS);
         assert_eq!(find(&mut client, other), Status::SUCCESS, "{other}");
         assert_eq!(make(&mut client, other), Status::OBJECT_NAME_COLLISION, "{other}");

@@ -205,5 +205,9 @@ fn shares_know_nothing_of_each_other_s_paths() {
     assert!(client.poll().is_empty(), "no news of the other share");
     let d = client.open(&directory("d")).file_id();
     assert_eq!(told(&mut client), [(action::ADDED, "d".into())]);
-    assert_eq!(client.rename(d, "e", false), Status::SUCCESS, "what is open in the other share is not below it");
+    assert_eq!(
+        client.rename(d, "e", false),
+        Status::SUCCESS,
+        "what is open in the other share is not below it"
+    );
 }

@@ -490,8 +490,7 @@ impl OpenTable {
                 return false; // another's paths, though it may lie on the same disk
             }
             let path = open.file.path();
-            path.components.len() > depth
-                && path.components.starts_with(&directory.components)
+            path.components.len() > depth && path.components.starts_with(&directory.components)
         };
         self.select(below)
     }
