@@ -251,8 +251,10 @@ impl NotifyTable {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
+    use proptest::prelude::*;
     use smb_proto::msg::change_notify::{decode_events, filter};
+
+    use super::*;
 
     const ALL: Interest = Interest { filter: u32::MAX, tree: true, room: 4096 };
 
@@ -359,5 +361,54 @@ mod tests {
         assert!(state.bytes <= BYTES_MAX);
         assert_eq!(state.bytes, state.watches.values().map(|watch| watch.bytes).sum::<usize>());
         assert!(state.watches.values().any(|watch| watch.overflowed));
+    }
+
+    /// What may happen to a table: by opens 0 to 5, on paths of the names a and b.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Watch(u64, String, usize),
+        Report(String),
+        Take(u64),
+        Move(String, String),
+        Forget(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (open, path) = (0..6_u64, "[abAB](/[ab]){0,3}");
+        prop_oneof![
+            (open.clone(), path, 0..200_usize).prop_map(|(open, path, room)| Step::Watch(open, path, room)),
+            path.prop_map(Step::Report),
+            open.clone().prop_map(Step::Take),
+            (path, path).prop_map(|(from, to)| Step::Move(from, to)),
+            open.prop_map(Step::Forget),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_books_are_right(steps in prop::collection::vec(step(), 0..60)) {
+            let table = NotifyTable::default();
+            for step in steps {
+                match step {
+                    Step::Watch(open, path, room) => {
+                        table.watch(open, 1, &at(&path), Interest { room, ..ALL }).unwrap();
+                    }
+                    Step::Report(path) => drop(report(&table, action::ADDED, 1, &path)),
+                    Step::Take(open) => drop(table.take(open, 4096)),
+                    Step::Move(from, to) => table.moved(1, &at(&from), &at(&to)),
+                    Step::Forget(open) => table.forget(open),
+                }
+                let state = table.state();
+                prop_assert_eq!(state.bytes, state.watches.values().map(|watch| watch.bytes).sum::<usize>());
+                prop_assert!(state.watches.values().all(|watch| watch.bytes <= watch.interest.room));
+                prop_assert_eq!(table.count.load(Ordering::Acquire), state.watches.len());
+                // Each watch is found at its path, and nothing else is there.
+                let placed = state.places.values().flatten().map(|(_, opens)| opens.len()).sum::<usize>();
+                prop_assert_eq!(placed, state.watches.len());
+                for (open, watch) in &state.watches {
+                    prop_assert!(state.places[&watch.share][&watch.path].contains(open));
+                }
+            }
+        }
     }
 }
