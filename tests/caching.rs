@@ -214,8 +214,81 @@ fn a_directorys_rename_asks_for_what_is_only_kept_open_below() {
     assert!(desk.directory.path().join("e/f").exists());
 }
 
+/// Opens a directory with a lease.
+fn lease_directory(client: &mut Client, name: &str, key: u8, state: u32) -> Message {
+    let v2 = Some(LeaseV2 { parent_key: [0; 16], epoch: 1 });
+    let mut contexts = Writer::new();
+    contexts.push(context::RQLS, &Lease { key: [key; 16], state, flags: 0, v2 }.encode());
+    let options = create::options::DIRECTORY_FILE;
+    let access = 0x0012_0089; // to read it
+    client.open(&Open {
+        access,
+        oplock: oplock::LEASE,
+        options,
+        contexts: contexts.contexts(),
+        ..Open::file(name)
+    })
+}
+
+/// What a directory's lease was told to keep: nothing.
+fn told_to_list_again(client: &mut Client) {
+    let told = LeaseNotification::decode(&only(client.poll()).0).unwrap();
+    assert_eq!((told.current_state, told.new_state, told.flags), (RH, 0, 1));
+}
+
 #[test]
-fn directories_are_not_leased() {
+fn a_directorys_lease_breaks_when_its_entries_change() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
+    assert_eq!(
+        leased(&lease_directory(&mut first, "d", 1, RWH)).state,
+        RH,
+        "nothing is written to a directory"
+    );
+    let file = second.open(&Open::file("D\\f")).file_id();
+    told_to_list_again(&mut first);
+    assert_eq!(acknowledge_lease(&mut first, 1, 0), Status::SUCCESS);
+    for step in 0..4 {
+        assert_eq!(leased(&lease_directory(&mut first, "d", 1, RH)).state, RH);
+        match step {
+            0 => assert_eq!(second.write(file, 0, b"x"), Status::SUCCESS),
+            1 => assert_eq!(rename(&mut second, file, "d\\g").status(), Status::SUCCESS),
+            2 => drop(second.open(&Open { disposition: 5, ..Open::file("d\\g") })),
+            _ => {
+                let delete = Open { options: create::options::DELETE_ON_CLOSE, ..Open::file("d\\new") };
+                drop(second.open(&delete));
+            }
+        }
+        told_to_list_again(&mut first);
+        assert_eq!(acknowledge_lease(&mut first, 1, 0), Status::SUCCESS);
+    }
+    // What happens elsewhere, or is only looked at, disturbs nobody.
+    lease_directory(&mut first, "d", 1, RH);
+    second.open(&Open::file("elsewhere"));
+    second.open(&Open { access: 0x80, ..Open::file("d\\g") });
+    assert!(first.poll().is_empty());
+}
+
+#[test]
+fn a_clients_own_changes_under_the_parents_key_do_not_break_its_lease() {
+    let desk = Desk::new();
+    let (mut first, mut other) = (desk.client(1, "a"), desk.client(2, "b"));
+    lease_directory(&mut first, "d", 1, RH);
+    let create = |client: &mut Client, name: &str, key: u8| {
+        let v2 = Some(LeaseV2 { parent_key: [1; 16], epoch: 1 });
+        let lease = Lease { key: [key; 16], state: RWH, flags: context::LEASE_FLAG_PARENT_KEY_SET, v2 };
+        let mut contexts = Writer::new();
+        contexts.push(context::RQLS, &lease.encode());
+        client.open(&Open { oplock: oplock::LEASE, contexts: contexts.contexts(), ..Open::file(name) })
+    };
+    assert_eq!(create(&mut first, "d\\f", 2).status(), Status::SUCCESS);
+    assert!(first.poll().is_empty());
+    assert_eq!(create(&mut other, "d\\g", 2).status(), Status::SUCCESS);
+    told_to_list_again(&mut first);
+}
+
+#[test]
+fn directories_have_no_oplocks() {
     let desk = Desk::new();
     let mut client = desk.client(1, "a");
     let options = create::options::DIRECTORY_FILE;

@@ -72,10 +72,28 @@ fn change(path: &SharePath, action: u32, filter: u32) -> Change<'_> {
 }
 
 impl Server {
-    /// Tells who watches.
-    fn tell(&self, share: ShareId, changes: &[Change<'_>]) {
-        for open in self.notify.report(share, changes) {
-            self.wake(&WakeKey::Open(open));
+    /// Whether no one watches or caches any directory.
+    fn nobody_cares(&self) -> bool {
+        self.notify.is_idle() && self.opens.directories.is_idle()
+    }
+
+    fn tell_watchers(&self, share: ShareId, changes: &[Change<'_>]) {
+        for watcher in self.notify.report(share, changes) {
+            self.wake(&WakeKey::Open(watcher));
+        }
+    }
+
+    /// Tells who watches, and who caches the directories that the changes are in.
+    fn tell(&self, open: &Open, changes: &[Change<'_>]) {
+        let share = share_id(&open.share);
+        self.tell_watchers(share, changes);
+        if self.opens.directories.is_idle() {
+            return;
+        }
+        for (_, parent) in changes.iter().filter_map(|change| change.path.components.split_last()) {
+            for directory in self.opens.directories.at(share, parent) {
+                self.send_breaks(directory.change_entries(open.parent_lease));
+            }
         }
     }
 
@@ -100,27 +118,27 @@ impl Server {
             OwnChange::Removed => (action::REMOVED, filter::FILE_NAME),
             OwnChange::Modified => (action::MODIFIED, WRITTEN),
         };
-        self.tell(share, &[change(path, action, bits)]);
+        self.tell_watchers(share, &[change(path, action, bits)]);
     }
 
     /// An open's file was made.
     pub fn told_added(&self, open: &Open) {
-        if !self.notify.is_idle() {
-            self.tell(share_id(&open.share), &[change(&open.file.path(), action::ADDED, open.name_filter())]);
+        if !self.nobody_cares() {
+            self.tell(open, &[change(&open.file.path(), action::ADDED, open.name_filter())]);
         }
     }
 
     /// A file has another name (FileLinkInformation).
     pub fn told_linked(&self, open: &Open, to: &SharePath) {
-        if !self.notify.is_idle() {
-            self.tell(share_id(&open.share), &[change(to, action::ADDED, filter::FILE_NAME)]);
+        if !self.nobody_cares() {
+            self.tell(open, &[change(to, action::ADDED, filter::FILE_NAME)]);
         }
     }
 
     /// Something about a file was changed: the bits of CompletionFilter that say what.
     pub fn told_modified(&self, open: &Open, bits: u32) {
-        if bits != 0 && !self.notify.is_idle() {
-            self.tell(share_id(&open.share), &[change(&open.file.path(), action::MODIFIED, bits)]);
+        if bits != 0 && !self.nobody_cares() {
+            self.tell(open, &[change(&open.file.path(), action::MODIFIED, bits)]);
         }
     }
 
@@ -147,19 +165,20 @@ impl Server {
 
     /// Data was written: told at once the first time, then every second, and at the close.
     pub fn told_written(&self, open: &Open) {
-        if !self.notify.is_idle() && open.untold.wrote(now_ms()) {
+        if !self.nobody_cares() && open.untold.wrote(now_ms()) {
             self.told_modified(open, WRITTEN);
         }
     }
 
     /// A file was `from` and has its present name now: within a directory one change, else two.
     pub fn told_renamed(&self, open: &Open, from: &SharePath) {
-        if self.notify.is_idle() {
+        if self.nobody_cares() {
             return;
         }
         let to = open.file.path();
         if open.file.is_directory() {
             self.notify.moved(share_id(&open.share), &from.components, &to.components);
+            self.opens.directories.moved(share_id(&open.share), &from.components, &to.components);
         } else {
             open.untold.renamed.store(true, Ordering::Relaxed);
         }
@@ -171,12 +190,12 @@ impl Server {
             (action::REMOVED, action::ADDED)
         };
         let bits = open.name_filter();
-        self.tell(share_id(&open.share), &[change(from, old, bits), change(&to, new, bits)]);
+        self.tell(open, &[change(from, old, bits), change(&to, new, bits)]);
     }
 
     /// A directory is about to go: whoever watches it is told so (DELETE_PENDING).
     pub fn told_deleting(&self, open: &Open) {
-        if self.notify.is_idle() || !open.file.is_directory() || !open.entry.delete_pending() {
+        if self.nobody_cares() || !open.file.is_directory() || !open.entry.delete_pending() {
             return;
         }
         for watcher in self.notify.watchers(share_id(&open.share), &open.file.path().components) {
@@ -186,7 +205,7 @@ impl Server {
 
     /// Where an open's file is before it is closed, for [`Server::told_closed`]: asked for only where somebody may be told.
     pub fn place_of(&self, open: &Open) -> SharePath {
-        if self.notify.is_idle() { SharePath::default() } else { open.file.path() }
+        if self.nobody_cares() { SharePath::default() } else { open.file.path() }
     }
 
     /// An open was closed; `was` is where its file was before. Its own watch is over.
@@ -194,10 +213,10 @@ impl Server {
         self.notify.forget(open.id.volatile);
         if open.base.as_ref().is_some_and(|base| base.take_deleted()) {
             let file = SharePath { stream: None, ..was.clone() };
-            self.tell(share_id(&open.share), &[change(&file, action::REMOVED, open.name_filter())]);
+            self.tell(open, &[change(&file, action::REMOVED, open.name_filter())]);
         }
         if open.entry.take_deleted() {
-            self.tell(share_id(&open.share), &[change(was, action::REMOVED, open.name_filter())]);
+            self.tell(open, &[change(was, action::REMOVED, open.name_filter())]);
             return;
         }
         self.told_deleting(open);

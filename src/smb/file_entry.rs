@@ -140,6 +140,11 @@ impl FileEntry {
         self.lock().state.oplocks.change(asker, Instant::now())
     }
 
+    /// An entry of this directory changed, by an open under that parent's lease: the breaks to send.
+    pub fn change_entries(&self, parent: Option<LeaseKey>) -> Vec<Break> {
+        self.lock().state.oplocks.change_entries(parent, Instant::now())
+    }
+
     /// The file is about to be renamed or deleted; `batch`: it is replaced, or its directory renamed.
     pub fn evict(&self, asker: Asker, batch: bool) -> Verdict {
         if self.holds.load(Ordering::Acquire) == 0 {
@@ -226,7 +231,13 @@ impl Guard<'_> {
     }
 
     /// Grants what is wanted to an open that was admitted.
-    pub(super) fn grant(&mut self, asker: Asker, wanted: Wanted, overwritten: bool) -> Granted {
+    pub(super) fn grant(
+        &mut self,
+        asker: Asker,
+        wanted: Wanted,
+        overwritten: bool,
+        directory: bool,
+    ) -> Granted {
         let state = &mut *self.state;
         let company = |held: &Use| {
             let same_lease = asker.lease.is_some() && held.asker.lease == asker.lease;
@@ -238,6 +249,7 @@ impl Guard<'_> {
         let file = Circumstances {
             others: state.uses.iter().any(company),
             locked: !overwritten && !state.locks.is_empty(),
+            directory,
         };
         state.oplocks.grant(asker.open, wanted, file)
     }

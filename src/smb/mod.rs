@@ -14,6 +14,7 @@ pub mod charge;
 pub mod commands;
 pub mod connection;
 pub mod credits;
+pub mod directory_lease;
 pub mod dispatch;
 pub mod durable;
 pub mod file_entry;

@@ -16,9 +16,10 @@ use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::create::oplock;
 
 use super::audit;
-use super::changes::Untold;
+use super::changes::{Untold, share_id};
 use super::channel_sequence::ChannelSequence;
 use super::connection::Connection;
+use super::directory_lease::LeasedDirectories;
 use super::durable::{AWAY_MAX, Guids, Life, Owner};
 use super::file_entry::FileEntry;
 use super::gate::{Gate, Intent};
@@ -67,6 +68,8 @@ pub struct Open {
     home: Home,
     /// Its lease.
     pub lease: Option<LeaseKey>,
+    /// The lease of its directory, which its own changes don't break.
+    pub parent_lease: Option<LeaseKey>,
     /// Whose it is.
     pub owner: Owner,
     /// The share that it is on.
@@ -161,6 +164,8 @@ pub struct OpenTable {
     per_session: Mutex<HashMap<u64, usize>>,
     count: AtomicUsize,
     leases: Mutex<HashMap<LeaseKey, Arc<FileEntry>>>,
+    /// Directories that are leased.
+    pub directories: LeasedDirectories,
     /// Opens whose clients are away.
     away: Mutex<HashSet<u64>>,
     /// CREATEs of version 2.
@@ -177,6 +182,7 @@ impl Default for OpenTable {
             per_session: Mutex::default(),
             count: AtomicUsize::new(0),
             leases: Mutex::default(),
+            directories: LeasedDirectories::default(),
             away: Mutex::default(),
             guids: Arc::default(),
             next: AtomicU64::new(1),
@@ -193,6 +199,8 @@ pub struct NewOpen {
     pub connection: Weak<Connection>,
     /// The oplock or lease that is asked for.
     pub wanted: Wanted,
+    /// The lease of its directory.
+    pub parent_lease: Option<LeaseKey>,
     /// Whose it is.
     pub owner: Owner,
     /// The share.
@@ -284,23 +292,33 @@ impl OpenTable {
     /// Makes an open of what the share opened through `gate`, and grants it what it wants and may have.
     pub fn insert(&self, mut gate: Gate<'_>, new: NewOpen) -> Result<(Arc<Open>, Granted), Status> {
         let entry = gate.entry.clone().ok_or(Status::INTERNAL_ERROR)?;
-        // What changes without clients, and directories, nobody may cache.
-        let cacheable = !new.file.is_directory() && !new.file.changes_by_itself();
+        // What changes without clients nobody may cache; directories only by leases of version 2.
+        let directory = new.file.is_directory();
+        let leased = matches!(new.wanted, Wanted::Lease { epoch: Some(_), .. });
+        let cacheable = !new.file.changes_by_itself()
+            && (!directory
+                || leased
+                    && self.directories.enter(
+                        share_id(&new.share),
+                        &new.file.path().components,
+                        gate.id,
+                        &entry,
+                    ));
         let asker = Asker { open: gate.id, lease: gate.intent.lease.filter(|_| cacheable) };
         let overwritten = matches!(new.action, CreateAction::Overwritten | CreateAction::Superseded);
         let wanted = if cacheable { new.wanted } else { Wanted::Oplock(oplock::NONE) };
-        let granted = {
-            let mut guard = entry.lock();
-            if let Some(lease) = asker.lease {
-                let mut leases = locked(&self.leases);
-                // Of two files that ask for one key at once, one comes here second.
-                if leases.get(&lease).is_some_and(|other| other.key != entry.key) {
-                    return Err(Status::INVALID_PARAMETER);
-                }
-                leases.insert(lease, Arc::clone(&entry));
+        // Held until the open can be found: nothing may break what nobody can be told of.
+        let mut guard = entry.lock();
+        if let Some(lease) = asker.lease {
+            let mut leases = locked(&self.leases);
+            // Of two files that ask for one key at once, one comes here second.
+            if leases.get(&lease).is_some_and(|other| other.key != entry.key) {
+                self.directories.remove(gate.id);
+                return Err(Status::INVALID_PARAMETER);
             }
-            guard.grant(asker, wanted, overwritten)
-        };
+            leases.insert(lease, Arc::clone(&entry));
+        }
+        let granted = guard.grant(asker, wanted, overwritten, directory);
         let open = Arc::new(Open {
             id: FileId { persistent: gate.id, volatile: gate.id },
             home: Home {
@@ -309,6 +327,7 @@ impl OpenTable {
                 connection: Mutex::new(new.connection),
             },
             lease: asker.lease,
+            parent_lease: new.parent_lease,
             owner: new.owner,
             share: new.share,
             action: new.action,
@@ -318,7 +337,7 @@ impl OpenTable {
             granted: new.granted,
             options: new.options,
             file: new.file,
-            entry,
+            entry: Arc::clone(&entry),
             base: gate.base.take(), // as `entry`
             delete_on_close: new.delete_on_close,
             position: AtomicU64::new(0),
@@ -332,6 +351,7 @@ impl OpenTable {
         let mut shard = self.open_shard(gate.id).write().unwrap_or_else(PoisonError::into_inner);
         shard.insert(gate.id, Arc::clone(&open));
         drop(shard);
+        drop(guard);
         gate.waits_for = None;
         std::mem::forget(gate); // its place in the counts is the open's now
         Ok((open, granted))
@@ -347,6 +367,7 @@ impl OpenTable {
         self.open_shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         locked(&self.away).remove(&id);
         self.guids.remove(&open.owner, id);
+        self.directories.remove(id);
         locked(&open.enumeration).listing = None;
         let delete = {
             let mut guard = open.entry.lock();

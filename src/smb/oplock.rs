@@ -109,6 +109,8 @@ pub struct Circumstances {
     pub others: bool,
     /// It has byte-range locks.
     pub locked: bool,
+    /// It is a directory: nothing is written to it.
+    pub directory: bool,
 }
 
 /// What was granted.
@@ -256,6 +258,13 @@ impl Oplocks {
         readers.filter_map(|hold| hold.break_to(0, now)).collect()
     }
 
+    /// A directory's entries changed: whoever has listed it must list it again, but for the lease that the changer says is its
+    /// parent's. Nobody waits for this.
+    pub fn change_entries(&mut self, parent: Option<LeaseKey>, now: Instant) -> Vec<Break> {
+        let own = |hold: &Hold| parent.is_some_and(|parent| hold.holder == Holder::Lease(parent));
+        self.holds.iter_mut().filter(|hold| !own(hold)).filter_map(|hold| hold.break_to(0, now)).collect()
+    }
+
     /// Others' handles are in the way of a rename or a deletion (MS-FSA 2.1.5.15.3, 2.1.5.15.11): they must close what they only
     /// keep open. Of the file itself only leases are asked, as Windows does; `batch` asks batch oplocks too: of what is
     /// replaced, or lies below what is renamed.
@@ -280,6 +289,9 @@ impl Oplocks {
         let asker = Asker { open, lease };
         let mut granted = requested & (LEASE_READ | LEASE_HANDLE | LEASE_WRITE);
         let others = || self.holds.iter().filter(|hold| !hold.is_of(asker));
+        if file.directory {
+            granted &= !LEASE_WRITE;
+        }
         if file.locked {
             granted &= !(LEASE_READ | LEASE_HANDLE);
         }

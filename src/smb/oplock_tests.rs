@@ -269,7 +269,12 @@ fn any_order_of_opens_writes_and_answers_keeps_the_invariants() {
                         Some(key) => Wanted::Lease { key, state: random.below(8) as u32, epoch: None },
                         None => Wanted::Oplock([0, 1, 8, 9][random.below(4) as usize]),
                     };
-                    file.grant(number, wanted, Circumstances { others, locked: random.below(8) == 0 });
+                    let locked = random.below(8) == 0;
+                    file.grant(
+                        number,
+                        wanted,
+                        Circumstances { others, locked, directory: random.below(4) == 0 },
+                    );
                     open.push(asker);
                 }
                 4 if !open.is_empty() => {

@@ -125,7 +125,8 @@ impl File for Node {
     }
 
     fn changes_by_itself(&self) -> bool {
-        self.info().is_ok_and(|info| info.own)
+        // A session makes files of its own in its directory.
+        self.is_directory() || self.info().is_ok_and(|info| info.own)
     }
 
     fn metadata(&self) -> Result<Metadata, Status> {

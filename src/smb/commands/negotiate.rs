@@ -49,12 +49,13 @@ fn signing(dialect: u16, request: &wire::Request<'_>) -> (u16, bool) {
 }
 
 fn capabilities(server: &Server, dialect: u16, cipher: u16, offered: u32) -> u32 {
+    let directories = if dialect >= wire::DIALECT_300 { wire::CAP_DIRECTORY_LEASING } else { 0 };
     let large = if dialect >= wire::DIALECT_210 { wire::CAP_LARGE_MTU | wire::CAP_LEASING } else { 0 };
     let encryption = cipher != 0 && (wire::DIALECT_300..wire::DIALECT_311).contains(&dialect);
     // 3.3.5.4: where both sides can.
     let channels = server.settings.multichannel.is_some() && dialect >= wire::DIALECT_300;
     let channels = if channels { offered & wire::CAP_MULTI_CHANNEL } else { 0 };
-    large | channels | if encryption { wire::CAP_ENCRYPTION } else { 0 }
+    large | directories | channels | if encryption { wire::CAP_ENCRYPTION } else { 0 }
 }
 
 /// Answers the client's NEGOTIATE; a second one ends the connection (3.3.5.4).

@@ -108,6 +108,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         tree_id: request.tree.id,
         connection: Arc::downgrade(request.connection),
         wanted,
+        parent_lease: parent_lease(request, lease),
         owner: durable::owner(request, create_guid),
         share: Arc::clone(&request.tree.entry),
         action,
@@ -187,6 +188,12 @@ fn leasing(request: &Request<'_>, message: &wire::Request<'_>) -> Result<Option<
     }
     let lease = Lease::decode(data)?;
     Ok(Some(lease).filter(|lease| lease.v2.is_none() || dialect >= DIALECT_300))
+}
+
+/// The lease that the client says it has on the directory (3.3.5.9.11).
+fn parent_lease(request: &Request<'_>, asked: Option<Lease>) -> Option<LeaseKey> {
+    let asked = asked.filter(|asked| asked.flags & LEASE_FLAG_PARENT_KEY_SET != 0)?;
+    Some(LeaseKey { client: request.connection.client_guid(), key: asked.v2?.parent_key })
 }
 
 fn wanted_lease(request: &Request<'_>, asked: &Lease) -> Wanted {
