@@ -32,6 +32,7 @@ pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
             ..Options::default()
         },
         max_sessions: import.max_sessions,
+        stage_bytes_max: Some(import.stage_max_bytes).filter(|bytes| *bytes > 0),
         on_conflict: on_conflict(config),
         log_bytes_max: import.log_max_bytes,
     };

@@ -234,6 +234,8 @@ pub struct ImportConfig {
     pub keep_alive_seconds: u64,
     /// Most sessions at once.
     pub max_sessions: usize,
+    /// Bytes of disks that may wait in the data directory until they are complete; 0: what its file system has.
+    pub stage_max_bytes: u64,
     /// What a CFG without `on-conflict` gets.
     pub on_conflict: OnConflict,
     /// Bytes to which a session's import.log grows.
@@ -247,6 +249,7 @@ impl Default for ImportConfig {
             coalesce: 1 << 20,
             keep_alive_seconds: 60,
             max_sessions: 1024,
+            stage_max_bytes: 0,
             on_conflict: OnConflict::Stop,
             log_max_bytes: 64 << 20,
         }

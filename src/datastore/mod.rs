@@ -3,6 +3,7 @@
 //! Knows nothing of SMB, sessions or CFG files. Calls block. A driver declares what it can in [`Capabilities`]; the
 //! engine never asks it for more.
 
+pub mod block_device;
 pub mod confined;
 pub mod directory;
 pub mod filter;
@@ -11,10 +12,14 @@ pub(crate) mod memory;
 pub mod nbd;
 pub mod nfc;
 pub mod sink;
+pub mod stage;
 pub mod stream_optimized;
 pub mod zeros;
 
 use std::io;
+use std::sync::Arc;
+
+use crate::inventory::Place;
 
 pub use directory::DirectoryDatastore;
 pub use nbd::NbdDatastore;
@@ -80,6 +85,11 @@ pub trait Datastore: Send + Sync {
     /// has no such thing.
     fn identity(&self, _path: &str) -> io::Result<Option<String>> {
         Ok(None)
+    }
+    /// Where complete machines go, for a driver without [`Capabilities::random_write`]; `place` is what the CFG says of the
+    /// inventory.
+    fn sink(&self, _place: &Place) -> Option<Arc<dyn sink::Sink>> {
+        None
     }
     /// Makes a directory and its parents; the last component must not exist yet ([`io::ErrorKind::AlreadyExists`]).
     fn create_directory(&self, path: &str) -> io::Result<()>;

@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::preflight::{self, Examined, Resolved};
 use super::session::{Fault, Inner, Session, digest, fold_name};
 use super::state::{Receiving, State};
+use crate::datastore::Datastore;
 use crate::journal::{ObjectKind, Record};
 
 impl Session {
@@ -45,6 +46,9 @@ impl Session {
         else {
             return Ok(());
         };
+        if self.is_staged(&plan) {
+            return Ok(()); // Nothing of it is mounted, and no directory made yet.
+        }
         let mut places: Vec<_> = plan.places().filter(|place| !place.directory.is_empty()).collect();
         places.sort();
         places.dedup_by_key(|place| &place.datastore);
@@ -139,6 +143,7 @@ impl Session {
         let Resolved { plan, redirects, rooms, notes } = examined.resolve(ours)?;
         let internal = |error: String| vec![plan.asked.problem("", error)];
         self.give_back(inner).map_err(|error| internal(error.to_string()))?;
+        self.reserve_stage(&plan).map_err(|problem| vec![problem])?;
         self.make_directories(inner, &plan)?;
         self.record_plan(&plan).map_err(|error| internal(error.to_string()))?;
         self.log.line(&Event::SessionCreated(&self.display("")).to_string());
@@ -157,6 +162,9 @@ impl Session {
     }
 
     fn has_directories(&self, plan: &Plan) -> bool {
+        if self.is_staged(plan) {
+            return true;
+        }
         plan.places().all(|place| {
             let store = self.shared.hypervisors.store(&plan.hypervisor, &place.datastore);
             store.is_ok_and(|store| store.exists(&place.directory).unwrap_or(true))
@@ -185,6 +193,9 @@ impl Session {
     /// Makes each directory once, exclusively: nobody else's files may be in it. Those of an earlier CFG that could not be
     /// given back, because something small lies in them, are the session's own.
     fn make_directories(&self, inner: &mut Inner, plan: &Plan) -> Result<(), Vec<CfgProblem>> {
+        if self.is_staged(plan) {
+            return Ok(()); // They are made with the machine.
+        }
         let mut places: Vec<_> = plan.places().filter(|place| !place.directory.is_empty()).collect();
         // One may lie in another, which must be made first.
         places.sort_by_key(|place| (place.directory.matches('/').count(), *place));
@@ -249,11 +260,14 @@ impl Session {
         for place in places {
             let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore);
             // One that is not empty stays, and stays in the ledger.
-            if store.is_ok_and(|store| store.remove_directory(&place.directory).is_ok()) {
+            // Where machines go as a whole, no directory is this session's.
+            let ours = |store: &dyn Datastore| store.capabilities().random_write;
+            if store.is_ok_and(|store| ours(&*store) && store.remove_directory(&place.directory).is_ok()) {
                 gone.push((place.datastore.clone(), place.directory.clone()));
             }
         }
         inner.state = State::Cfg;
+        self.release_stage(inner);
         for object in gone {
             self.strike(inner, object)?;
         }
@@ -271,6 +285,9 @@ impl Session {
         let State::Receiving(receiving) = &inner.state else {
             return Err(ImportError::NotInCfg(self.display(name)));
         };
+        if self.is_staged(&receiving.plan) {
+            return Ok(()); // Its hypervisor makes the machine.
+        }
         let place = receiving.plan.place.clone();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore)?;
         self.note_object(inner, &place.datastore, &place.file(target), ObjectKind::File)?;
@@ -310,6 +327,9 @@ impl Session {
         else {
             return Ok(());
         };
+        if self.is_staged(&receiving.plan) {
+            return Ok(());
+        }
         let place = slot.plan.place.clone();
         let text = descriptor::render(disk, slot.descriptor.as_ref(), uuid::Uuid::new_v4().as_fields().0);
         let target = slot.plan.target_name.clone();

@@ -15,6 +15,7 @@ use super::session::{Session, fold_name};
 use super::snapshot::Snapshot;
 use super::state::State;
 use crate::datastore::Space;
+use crate::datastore::stage::Stage;
 use crate::disk::Options;
 use crate::journal::Record;
 
@@ -33,6 +34,8 @@ pub struct EngineSettings {
     pub disk_options: Options,
     /// Most sessions at once.
     pub max_sessions: usize,
+    /// Bytes of disks that may wait in the data directory until they are complete; `None`: what the file system has.
+    pub stage_bytes_max: Option<u64>,
     /// What a CFG without `on-conflict` gets.
     pub on_conflict: OnConflict,
     /// Bytes of a session's import.log, after which it takes no more lines.
@@ -47,6 +50,7 @@ impl EngineSettings {
             hypervisors: Hypervisors(hypervisors),
             disk_options: Options::default(),
             max_sessions: SESSIONS_MAX,
+            stage_bytes_max: None,
             on_conflict: OnConflict::Stop,
             log_bytes_max: LOG_BYTES_MAX,
         }
@@ -60,6 +64,7 @@ pub(super) struct Shared {
     pub(super) on_conflict: OnConflict,
     pub(super) log_bytes_max: u64,
     pub(super) news: News,
+    pub(super) stage: Stage,
     numbers: AtomicU64,
 }
 
@@ -108,6 +113,7 @@ impl Engine {
                 on_conflict: settings.on_conflict,
                 log_bytes_max: settings.log_bytes_max,
                 news: News::default(),
+                stage: Stage::new(settings.stage_bytes_max),
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
@@ -131,7 +137,22 @@ impl Engine {
         if !engine.lock().contains_key(&Vec::new()) {
             engine.add_session(&[])?;
         }
+        engine.resume_pushes()?;
         Ok(engine)
+    }
+
+    /// Machines whose way to their datastores the end of the service cut short go on by themselves.
+    fn resume_pushes(&self) -> Result<(), ImportError> {
+        let sessions: Vec<_> = self.lock().values().cloned().collect();
+        for session in sessions {
+            if let Some(vmx) = session.cut_push() {
+                let path = session.display(&vmx);
+                let resume = move || session.resume_push(&vmx);
+                let thread = std::thread::Builder::new().name("resumed-push".into());
+                thread.spawn(resume).map_err(ImportError::io(path))?;
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<String>, Arc<Session>>> {
@@ -227,6 +248,9 @@ impl Engine {
         session.record(&Record::SessionRemoved)?;
         self.lock().remove(&folded(path));
         let cache = session.cache.clone();
+        if let Err(error) = self.shared.stage.release(&cache) {
+            tracing::warn!("{}: {error}", cache.display());
+        }
         drop(session);
         self.clear_cache(&cache, completed);
         Ok(())

@@ -156,6 +156,9 @@ impl Session {
         }
         let path = plan.place.file(&plan.target_extent);
         let datastore = self.shared.hypervisors.store(&hypervisor, &plan.place.datastore)?;
+        if !datastore.capabilities().random_write {
+            return self.make_staged(inner, number);
+        }
         let shown = format!("{} => [{}] {path}", self.display(&plan.extent), plan.place.datastore);
         if inner.ledger.contains(&(plan.place.datastore.clone(), path.clone()))
             && datastore.exists(&path).map_err(ImportError::io(&shown))?
@@ -238,6 +241,10 @@ impl Session {
                 Target::Small(kind, file)
             }
             Content::Extent(number) => {
+                if writing {
+                    self.stage_again(&mut inner, number, &path, in_error.as_deref())
+                        .map_err(|error| self.refuse(error))?;
+                }
                 // Reading and looking stay possible while a CFG is wrong; only data is refused.
                 let in_error = in_error.as_deref().filter(|_| writing);
                 let receiving = inner.state.receiving(&path, in_error).map_err(|error| self.refuse(error))?;

@@ -6,6 +6,7 @@
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`orphans`]: what sessions that never completed left on datastores
+//! - [`staging`]: disks that wait until their machine is complete
 //! - [`names`]: deleting and renaming; [`news`]: what is told of the service's own files; [`formats`]: the texts;
 //!   [`log`]: import.log
 //!
@@ -29,6 +30,9 @@ mod registration;
 mod replay;
 pub mod session;
 pub mod snapshot;
+mod staging;
+#[cfg(test)]
+mod staging_tests;
 mod state;
 
 pub use engine::{Engine, EngineSettings, SESSIONS_MAX};

@@ -49,6 +49,9 @@ impl Session {
         if let State::Receiving(receiving) = &mut inner.state {
             receiving.imported = Some(digest);
         }
+        if self.is_staged(&plan) {
+            self.release_stage(&mut inner);
+        }
         self.log.line(&Event::DoneImporting(&target).to_string());
         Ok(())
     }
@@ -60,6 +63,10 @@ impl Session {
         let copied = |file: &str| files.contains(&fold_name(file));
         for change in vmx.rewrite(&plan.for_vmx(), copied).map_err(refused)? {
             self.log.line(&change.to_string());
+        }
+        let store = self.shared.hypervisors.store(&plan.hypervisor, &plan.place.datastore)?;
+        if !store.capabilities().random_write {
+            return self.push(plan, &vmx.to_bytes(), &*store);
         }
         let inventory = match self.shared.hypervisors.find(&plan.hypervisor) {
             Some(hypervisor) if plan.taken.register => hypervisor.inventory.clone(),

@@ -216,7 +216,24 @@ impl Session {
             let mut receiving = Receiving::new(plan);
             receiving.imported = history.imported;
             let hypervisor = receiving.plan.hypervisor.clone();
+            let staged = self.is_staged(&receiving.plan);
+            if staged
+                && receiving.imported.is_none()
+                && let Err(problem) = self.reserve_stage(&receiving.plan)
+            {
+                self.log.error(&format!("after a restart: {problem}"));
+            }
             for (number, told) in history.disks.into_iter().enumerate() {
+                // Its disks left the stage with the machine.
+                if staged
+                    && receiving.imported.is_some()
+                    && let Some(slot) = receiving.disks.get_mut(number)
+                {
+                    slot.stage = told.stage;
+                    let name = slot.plan.extent.clone();
+                    self.insert(&mut inner, &name, Content::Extent(number));
+                    continue;
+                }
                 if let Some(slot) = receiving.disks.get_mut(number) {
                     self.replay_disk(&mut inner, &hypervisor, number, slot, told);
                 }
@@ -294,8 +311,15 @@ impl Session {
         let Some(map) = told.map else { return };
         let opened =
             self.shared.hypervisors.store(hypervisor, &slot.plan.place.datastore).and_then(|store| {
-                let disk = store.open_disk(&slot.plan.spec()).map_err(ImportError::io(&slot.plan.extent))?;
-                let fresh = store.capabilities().fresh_reads_zero || disk.fresh_reads_zero();
+                let opened = if store.capabilities().random_write {
+                    store.open_disk(&slot.plan.spec())
+                } else {
+                    self.shared.stage.open_disk(&self.cache, number, slot.plan.size)
+                };
+                let disk = opened.map_err(ImportError::io(&slot.plan.extent))?;
+                let capabilities = store.capabilities();
+                let fresh =
+                    capabilities.fresh_reads_zero || disk.fresh_reads_zero() || !capabilities.random_write;
                 Ok(ImportDisk::restore(disk, self.disk_options(number, fresh), &map))
             });
         match opened {

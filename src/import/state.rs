@@ -24,6 +24,8 @@ pub(super) struct Receiving {
     pub(super) disks: Vec<DiskSlot>,
     /// The VMX that is in place.
     pub(super) imported: Option<Digest>,
+    /// The machine is on its way from the stage to its datastores.
+    pub(super) pushing: bool,
 }
 
 /// How far a disk is.
@@ -129,6 +131,9 @@ impl State {
         in_error: Option<&str>,
     ) -> Result<&mut Receiving, ImportError> {
         let missing = match (self, in_error) {
+            (Self::Receiving(receiving), None) if receiving.pushing => {
+                "the virtual machine is being brought to its datastore; wait until that is done".to_owned()
+            }
             (Self::Receiving(receiving), None) => return Ok(receiving),
             (_, Some(file)) => format!("the CFG has errors, see {file}"),
             (Self::Cfg, None) => "the CFG comes first".to_owned(),
@@ -140,7 +145,7 @@ impl State {
 impl Receiving {
     pub(super) fn new(plan: Plan) -> Self {
         let disks = plan.disks.iter().cloned().map(DiskSlot::new).collect();
-        Self { plan, disks, imported: None }
+        Self { plan, disks, imported: None, pushing: false }
     }
 
     /// A rewritten CFG that leads everything to the same places: the rest of it holds from now on.

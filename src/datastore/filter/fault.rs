@@ -1,9 +1,11 @@
 //! Makes operations fail: a simulation's bad hardware. The n-th operation behaves the same for the same seed.
 
+use crate::inventory::Place;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::super::sink::Sink;
 use super::super::{Capabilities, Datastore, Disk, DiskSpec, Space};
 
 /// How often what fails, in operations of a thousand. Out of 1000, always.
@@ -180,6 +182,10 @@ impl Datastore for FaultDatastore {
 
     fn identity(&self, path: &str) -> io::Result<Option<String>> {
         self.attempt(|inner| inner.identity(path))
+    }
+
+    fn sink(&self, place: &Place) -> Option<Arc<dyn Sink>> {
+        self.inner.sink(place)
     }
 
     fn create_directory(&self, path: &str) -> io::Result<()> {

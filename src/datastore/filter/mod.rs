@@ -8,6 +8,9 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::inventory::Place;
+
+use super::sink::Sink;
 use super::{Capabilities, Datastore, Disk, DiskSpec, Space};
 
 pub mod aligned;
@@ -51,6 +54,10 @@ impl Datastore for FilteredDatastore {
 
     fn identity(&self, path: &str) -> io::Result<Option<String>> {
         self.inner.identity(path)
+    }
+
+    fn sink(&self, place: &Place) -> Option<Arc<dyn Sink>> {
+        self.inner.sink(place)
     }
 
     fn create_directory(&self, path: &str) -> io::Result<()> {
