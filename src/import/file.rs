@@ -9,7 +9,8 @@ use std::time::Instant;
 use super::error::ImportError;
 use super::formats::log_text::Event;
 use super::formats::names::{Kind, classify};
-use super::session::{Content, FILES_MAX, Info, Inner, SMALL_MAX, Session, Times, digest, fold_name};
+use super::info::{Info, Times};
+use super::session::{Content, FILES_MAX, Inner, SMALL_MAX, Session, digest, fold_name};
 use super::state::{Stage, State};
 use crate::disk::{Completion, ImportDisk, Statistics};
 use crate::journal::{ObjectKind, Record};
@@ -317,6 +318,19 @@ impl ImportFile {
     pub fn set_basic(&self, change: impl FnOnce(&mut Times, &mut u32)) {
         if let Some(entry) = self.session.lock().files.get_mut(&self.key) {
             change(&mut entry.times, &mut entry.attributes);
+        }
+    }
+
+    /// Its security descriptor as the share encodes it; empty where none was written, or the file is gone.
+    pub fn kept_security(&self) -> Arc<[u8]> {
+        let inner = self.session.lock();
+        inner.files.get(&self.key).map(|entry| Arc::clone(&entry.security)).unwrap_or_default()
+    }
+
+    /// Keeps it for as long as the service runs.
+    pub fn keep_security(&self, descriptor: Vec<u8>) {
+        if let Some(entry) = self.session.lock().files.get_mut(&self.key) {
+            entry.security = descriptor.into();
         }
     }
 
