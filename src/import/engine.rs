@@ -5,9 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::error::ImportError;
 use super::formats::cfg::OnConflict;
+use super::formats::names::Rules as NameRules;
 use super::hypervisor::{Hypervisor, Hypervisors};
 use super::log::LOG_BYTES_MAX;
 use super::news::{News, OwnChange};
@@ -40,6 +42,14 @@ pub struct EngineSettings {
     pub on_conflict: OnConflict,
     /// Bytes of a session's import.log, after which it takes no more lines.
     pub log_bytes_max: u64,
+    /// Bytes on their way to one disk at once.
+    pub disk_bytes_in_flight: u64,
+    /// Bytes on their way to all disks of a session at once.
+    pub session_bytes_in_flight: u64,
+    /// Further names that sessions accept or refuse.
+    pub names: NameRules,
+    /// A session in which nothing happens for this long is marked; zero marks none.
+    pub idle: Duration,
 }
 
 impl EngineSettings {
@@ -53,6 +63,10 @@ impl EngineSettings {
             stage_bytes_max: None,
             on_conflict: OnConflict::Stop,
             log_bytes_max: LOG_BYTES_MAX,
+            disk_bytes_in_flight: 64 << 20,
+            session_bytes_in_flight: 128 << 20,
+            names: NameRules::default(),
+            idle: Duration::ZERO,
         }
     }
 }
@@ -65,6 +79,10 @@ pub(super) struct Shared {
     pub(super) log_bytes_max: u64,
     pub(super) news: News,
     pub(super) stage: Stage,
+    pub(super) disk_bytes_in_flight: u64,
+    pub(super) session_bytes_in_flight: u64,
+    pub(super) names: NameRules,
+    pub(super) idle: Duration,
     numbers: AtomicU64,
 }
 
@@ -116,6 +134,10 @@ impl Engine {
                 log_bytes_max: settings.log_bytes_max,
                 news: News::default(),
                 stage: Stage::new(settings.stage_bytes_max),
+                disk_bytes_in_flight: settings.disk_bytes_in_flight,
+                session_bytes_in_flight: settings.session_bytes_in_flight,
+                names: settings.names,
+                idle: settings.idle,
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
@@ -281,6 +303,13 @@ impl Engine {
         let every = every.filter_map(|entry| entry.store.space().ok());
         let least = stores.min_by_key(|space| space.available);
         least.or_else(|| every.min_by_key(|space| space.available)).unwrap_or_default()
+    }
+
+    /// Marks the sessions in which nothing has happened for as long as the settings say: a line in their log and in the
+    /// service's, once each. Nothing is removed: whether a restore is still wanted, only its administrator knows.
+    pub fn mark_idle(&self) {
+        let sessions: Vec<_> = self.lock().values().cloned().collect();
+        sessions.iter().for_each(|session| session.mark_idle());
     }
 
     /// All sessions now.

@@ -1,6 +1,7 @@
 //! Import sessions: what a client copies into the share becomes a virtual machine on datastores.
 //!
-//! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it; [`info`]: what is known of one
+//! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it; [`info`]: what is known of one; [`flow`]: bytes on their
+//!   way
 //! - [`state`]: the steps cfg → extents → differentials → vmx; [`plan`]: where everything goes
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
@@ -17,6 +18,7 @@ mod commit;
 pub mod engine;
 pub mod error;
 pub mod file;
+mod flow;
 pub mod formats;
 pub mod hypervisor;
 pub mod info;
@@ -41,6 +43,7 @@ pub use engine::{Engine, EngineSettings, SESSIONS_MAX};
 pub use error::ImportError;
 pub use file::{How, ImportFile};
 pub use formats::cfg::OnConflict;
+pub use formats::names::Rules as NameRules;
 pub use hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 pub use info::{Info, Times};
 pub use log::LOG_BYTES_MAX;
@@ -53,6 +56,8 @@ pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};
 mod orphans_tests;
 #[cfg(test)]
 mod rules_tests;
+#[cfg(test)]
+mod settings_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::engine::Shared;
 use super::error::ImportError;
+use super::flow::Flow;
 use super::formats::cfg::render_problems;
 use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
@@ -80,6 +81,8 @@ pub(super) struct Inner {
     pub(super) aliases: BTreeMap<String, String>,
     pub(super) handles: usize,
     pub(super) removed: bool,
+    /// It was told that nothing happens in it.
+    pub(super) idle_told: bool,
     pub(super) times: Times,
     /// The directory's, as [`Entry::security`].
     pub(super) security: Arc<[u8]>,
@@ -101,6 +104,8 @@ pub struct Session {
     pub(super) journal: Arc<Journal>,
     /// Held while a VMX is imported: registering takes long, and a second close of the VMX must not register twice.
     pub(super) importing: Mutex<()>,
+    /// Bytes on their way to all its disks.
+    pub(super) flow: Flow,
     inner: Mutex<Inner>,
 }
 
@@ -141,6 +146,7 @@ impl Session {
             aliases: BTreeMap::new(),
             handles: 0,
             removed: false,
+            idle_told: false,
             times: Times::now(),
             security: Arc::default(),
             ledger: Vec::new(),
@@ -153,6 +159,7 @@ impl Session {
             log,
             journal: Arc::new(journal),
             importing: Mutex::new(()),
+            flow: Flow::new(shared.session_bytes_in_flight),
             inner: Mutex::new(inner),
         });
         let followers = history.followers.take();
@@ -172,7 +179,7 @@ impl Session {
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
         if let Some(plan) = history.plan {
-            let mut receiving = Receiving::new(plan);
+            let mut receiving = Receiving::new(plan, self.shared.disk_bytes_in_flight);
             receiving.imported = history.imported;
             let hypervisor = receiving.plan.hypervisor.clone();
             let staged = self.is_staged(&receiving.plan);
@@ -204,7 +211,7 @@ impl Session {
         for entry in fs::read_dir(self.cache.join("files")).map_err(ImportError::io(&shown))? {
             let entry = entry.map_err(ImportError::io(&shown))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let kind = classify(&name, inner.state.cfg()).kind;
+            let kind = self.shared.names.classify(&name, inner.state.cfg()).kind;
             if kind.is_own() {
                 if kind == Kind::CfgErr {
                     self.replay_errors(&mut inner, &entry.path());

@@ -55,8 +55,11 @@ fn the_room_is_that_of_the_fullest_datastore_in_use() {
         DatastoreEntry { name: name.into(), uuid: uuid.map(str::to_owned), store }
     };
     const MIB: u64 = 1 << 20;
-    let datastores =
-        vec![store("ds1", None, 500 * MIB), store("ds2", Some("4e31-aa"), 300 * MIB), store("ds3", None, 7 * MIB)];
+    let datastores = vec![
+        store("ds1", None, 500 * MIB),
+        store("ds2", Some("4e31-aa"), 300 * MIB),
+        store("ds3", None, 7 * MIB),
+    ];
     let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores };
     let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![local])).unwrap();
     assert_eq!(engine.space(), Space { total: 14 * MIB, available: 7 * MIB }, "anything might come");
