@@ -17,7 +17,8 @@ fn engine(root: &Path, change: impl FnOnce(&mut EngineSettings)) -> Engine {
     std::fs::create_dir_all(&at).unwrap();
     let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
     let twin = DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store };
-    let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores: vec![twin] };
+    let local =
+        Hypervisor { name: "local".into(), aliases: Vec::new(), datastores: vec![twin], inventory: None };
     let mut settings = EngineSettings::new(root.join("data"), vec![local]);
     change(&mut settings);
     Engine::new(settings).unwrap()

@@ -9,6 +9,8 @@ use super::tests::{VMX, cfg, data, memory_dir, put};
 use super::*;
 use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
 
+const MIB: u64 = 1 << 20;
+
 /// A datastore that has so many bytes left.
 struct Roomy(DirectoryDatastore, u64);
 
@@ -54,13 +56,12 @@ fn the_room_is_that_of_the_fullest_datastore_in_use() {
         let store = Arc::new(Roomy(DirectoryDatastore::open(&path).unwrap(), bytes));
         DatastoreEntry { name: name.into(), uuid: uuid.map(str::to_owned), store }
     };
-    const MIB: u64 = 1 << 20;
     let datastores = vec![
         store("ds1", None, 500 * MIB),
         store("ds2", Some("4e31-aa"), 300 * MIB),
         store("ds3", None, 7 * MIB),
     ];
-    let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores };
+    let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores, inventory: None };
     let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![local])).unwrap();
     assert_eq!(engine.space(), Space { total: 14 * MIB, available: 7 * MIB }, "anything might come");
     let session = engine.create_directory(&["vm".into()]).unwrap();

@@ -73,7 +73,7 @@ mod tests {
         let given = SecurityDescriptor {
             owner: Some(administrators.clone()),
             group: Some(administrators.clone()),
-            dacl: Some(vec![Ace::allow(0x1200A9, administrators.clone())]),
+            dacl: Some(vec![Ace::allow(0x0012_00A9, administrators.clone())]),
             control: 0,
         };
         let kept = replaced(&[], part::OWNER | part::DACL, &encoded(&given)).unwrap();
