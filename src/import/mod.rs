@@ -1,7 +1,7 @@
 //! Import sessions: what a client copies into the share becomes a virtual machine on datastores.
 //!
-//! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it; [`info`]: what is known of one; [`flow`]: bytes on their
-//!   way
+//! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it;
+//!   [`info`]: what is known of one; [`flow`]: bytes on their way
 //! - [`state`]: the steps cfg → extents → differentials → vmx; [`plan`]: where everything goes
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that

@@ -97,7 +97,7 @@ type Opened = (Arc<Session>, Option<Vec<String>>);
 pub struct Session {
     pub(super) shared: Arc<Shared>,
     /// Components from the share's root. Taken last and held for moments: a line of the log needs it.
-    path: Mutex<Vec<String>>,
+    path: Arc<Mutex<Vec<String>>>,
     pub(super) number: u64,
     pub(super) cache: PathBuf,
     pub(super) log: SessionLog,
@@ -135,6 +135,7 @@ impl Session {
             // A crash came between making the directory and the first record: nothing was acknowledged.
             (None, None) => return Ok(None),
         };
+        let path = Arc::new(Mutex::new(path));
         let log =
             SessionLog::open(&cache.join(LOG_NAME), shared.log_bytes_max, Self::log_grown(shared, &path))
                 .map_err(ImportError::io(&shown))?;
@@ -153,7 +154,7 @@ impl Session {
         };
         let session = Arc::new(Self {
             shared: Arc::clone(shared),
-            path: Mutex::new(path),
+            path,
             number: shared.next_number(),
             cache: cache.to_owned(),
             log,
@@ -167,9 +168,12 @@ impl Session {
         Ok(Some((session, followers)))
     }
 
-    fn log_grown(shared: &Arc<Shared>, path: &[String]) -> impl Fn() + Send + Sync + 'static {
-        let (shared, path) = (Arc::clone(shared), path.to_vec());
-        move || shared.news.tell(&path, LOG_NAME, OwnChange::Modified)
+    fn log_grown(shared: &Arc<Shared>, path: &Arc<Mutex<Vec<String>>>) -> impl Fn() + Send + Sync + 'static {
+        let (shared, path) = (Arc::clone(shared), Arc::clone(path));
+        move || {
+            let now = path.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            shared.news.tell(&now, LOG_NAME, OwnChange::Modified);
+        }
     }
 
     /// Takes up what the journal and the cache hold.
@@ -398,7 +402,7 @@ impl Session {
         match text {
             None => {
                 if inner.files.remove(&fold_name(name)).is_some() {
-                    self.shared.news.tell(&self.path, name, OwnChange::Removed);
+                    self.shared.news.tell(&self.components(), name, OwnChange::Removed);
                 }
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -412,7 +416,7 @@ impl Session {
                 fs::write(&path, text).map_err(ImportError::io(name))?;
                 self.insert_file(inner, name, &path, Content::Own)?;
                 let change = if known { OwnChange::Modified } else { OwnChange::Added };
-                self.shared.news.tell(&self.path, name, change);
+                self.shared.news.tell(&self.components(), name, change);
                 Ok(())
             }
         }
