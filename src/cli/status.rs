@@ -20,8 +20,7 @@ pub(super) struct Status {
 }
 
 pub(super) fn run(options: &Status) -> Result<(), Failure> {
-    let config = options.place.load()?;
-    let data_dir = config.server.data_dir;
+    let data_dir = options.place.load()?.server.data_dir;
     if !data_dir.is_dir() {
         let told =
             format!("{}: there is no such data directory; give --config or --data-dir", data_dir.display());
@@ -31,7 +30,7 @@ pub(super) fn run(options: &Status) -> Result<(), Failure> {
     if options.json {
         return print_json(&report);
     }
-    print(&text(&report, &data_dir, config.import.session_idle_days));
+    print(&text(&report, &data_dir));
     Ok(())
 }
 
@@ -53,8 +52,7 @@ fn report(data_dir: &Path) -> Result<Report, Failure> {
     Ok(Report { service: None, snapshot })
 }
 
-/// `idle_days`: from so many on, a session is called idle; 0 calls none so.
-fn text(report: &Report, data_dir: &Path, idle_days: u64) -> String {
+fn text(report: &Report, data_dir: &Path) -> String {
     let mut out = String::new();
     let count = report.snapshot.sessions.len();
     let sessions = format!("{count} session{}", if count == 1 { "" } else { "s" });
@@ -70,12 +68,12 @@ fn text(report: &Report, data_dir: &Path, idle_days: u64) -> String {
         }
     }
     for session in &report.snapshot.sessions {
-        session_text(&mut out, session, idle_days);
+        session_text(&mut out, session);
     }
     out
 }
 
-fn session_text(out: &mut String, session: &SessionSnapshot, idle_days: u64) {
+fn session_text(out: &mut String, session: &SessionSnapshot) {
     let name = if session.vm_name.is_empty() { String::new() } else { format!(" {:?}", session.vm_name) };
     let state = match session.state.as_str() {
         "waiting" => "waits for a CFG without errors",
@@ -87,11 +85,7 @@ fn session_text(out: &mut String, session: &SessionSnapshot, idle_days: u64) {
         1 => ", 1 file open".to_owned(),
         n => format!(", {n} files open"),
     };
-    let idle = match session.idle_days {
-        days if idle_days > 0 && days >= idle_days => format!(", idle for {days} days"),
-        _ => String::new(),
-    };
-    let _ = writeln!(out, "\n{}{name}: {state}{open}{idle}", session.path);
+    let _ = writeln!(out, "\n{}{name}: {state}{open}", session.path);
     for disk in &session.disks {
         disk_text(out, disk);
     }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::error::ImportError;
-use super::flow::Flow;
 use super::formats::cfg::Cfg;
 use super::formats::descriptor::Descriptor;
 use super::plan::{DiskPlan, Plan};
@@ -46,8 +45,6 @@ pub(super) enum Stage {
 pub(super) struct DiskSlot {
     pub(super) plan: DiskPlan,
     pub(super) disk: Option<Arc<ImportDisk>>,
-    /// Bytes on their way to it.
-    pub(super) flow: Arc<Flow>,
     pub(super) stage: Stage,
     /// Handles that are open for writing the extent.
     pub(super) writers: usize,
@@ -65,11 +62,10 @@ pub(super) struct DiskSlot {
 }
 
 impl DiskSlot {
-    pub(super) fn new(plan: DiskPlan, bytes_in_flight: u64) -> Self {
+    pub(super) fn new(plan: DiskPlan) -> Self {
         Self {
             plan,
             disk: None,
-            flow: Arc::new(Flow::new(bytes_in_flight)),
             stage: Stage::Absent,
             writers: 0,
             merged: 0,
@@ -147,8 +143,8 @@ impl State {
 }
 
 impl Receiving {
-    pub(super) fn new(plan: Plan, bytes_in_flight: u64) -> Self {
-        let disks = plan.disks.iter().map(|disk| DiskSlot::new(disk.clone(), bytes_in_flight)).collect();
+    pub(super) fn new(plan: Plan) -> Self {
+        let disks = plan.disks.iter().cloned().map(DiskSlot::new).collect();
         Self { plan, disks, imported: None, pushing: false }
     }
 

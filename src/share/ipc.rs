@@ -108,7 +108,7 @@ impl File for PipeFile {
         false
     }
 
-    fn changes_by_itself(&self) -> bool {
+    fn is_uncached(&self) -> bool {
         true
     }
 

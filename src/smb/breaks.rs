@@ -14,9 +14,10 @@ use super::buffer::Buffer;
 use super::connection::Connection;
 use super::file_entry::FileEntry;
 use super::open::{Open, locked};
-use super::oplock::{Break, Holder, level_of};
+use super::oplock::{Asker, Break, Holder, level_of};
 use super::request::{Failure, WakeKey};
 use super::server::Server;
+use super::share::FileKey;
 
 /// The connections of clients that hold leases, by ClientGuid, the oldest first.
 #[derive(Default)]
@@ -147,6 +148,20 @@ impl Server {
         let verdict = open.entry.evict(open.asker(), false);
         self.send_breaks(verdict.breaks);
         if verdict.wait { Err(park(&open.entry)) } else { Ok(()) }
+    }
+
+    /// Clients are asked to close what they only keep open of these files; parks the request until they have, or said that they
+    /// use it.
+    pub fn evict_all(&self, files: &[FileKey], asker: Asker) -> Result<(), Failure> {
+        let mut waits_for = None;
+        for entry in files.iter().filter_map(|key| self.opens.entry(key)) {
+            let verdict = entry.evict(asker, true);
+            self.send_breaks(verdict.breaks);
+            if verdict.wait {
+                waits_for = Some(entry);
+            }
+        }
+        waits_for.map_or(Ok(()), |entry| Err(park(&entry)))
     }
 
     /// A directory that `open` is about to rename must have nothing open below it (MS-FSA 2.1.5.15.11); clients that only keep

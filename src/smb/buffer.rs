@@ -148,6 +148,16 @@ impl Buffer {
         self.reserved = reserved;
     }
 
+    /// Whether it stands for bytes of the budget.
+    pub fn is_counted(&self) -> bool {
+        self.reserved.is_some()
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Bytes that belong to no pool.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         Self { start: 0, end: bytes.len(), bytes: Memory::Heap(bytes), pool: None, reserved: None }

@@ -13,15 +13,19 @@ use smb_proto::{Command, Flags, Header, Status};
 
 use super::answer::{Answer, data, finish};
 use super::buffer::Buffer;
+use super::charge;
 use super::commands::{self, logoff, negotiate, session_setup, tree_connect};
 use super::connection::{Connection, PARKED_MAX, Signal};
 use super::job::{Job, part};
 use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
-use super::server::Server;
+use super::server::{PAYLOAD_BYTES_MAX, Server};
 use super::session::Channel;
 
 /// How long the answer to a login that is no login at all is held back; [`super::guessing`] has the rest.
 const LOGIN_FAILED_DELAY: Duration = Duration::from_secs(2);
+
+/// Bytes of memory that the answers of one compound may take: the largest payload, and what belongs to it.
+const ANSWERS_BYTES_MAX: usize = PAYLOAD_BYTES_MAX as usize + (1 << 20);
 
 /// What a frame led to.
 #[derive(Default)]
@@ -77,17 +81,14 @@ pub fn run(
                 break;
             }
             job.related.is_related = header.flags.contains(Flags::RELATED_OPERATIONS);
+            let made = answers.iter().map(|answer| answer.message.memory()).sum();
             let mut stage =
-                Stage { server, connection, header, end, now, tree_id: header.tree_id, session: None };
+                Stage { server, connection, header, end, now, made, tree_id: header.tree_id, session: None };
             let outcome = stage.handle(&mut job, signal.take(), &mut output);
             match outcome {
                 Err(Failure::Disconnect) => {
                     output.disconnect = true;
                     break;
-                }
-                // A watch may wait for ever, and what follows in its compound with it (3.3.5.2.7): as Windows answers.
-                Err(Failure::Park { .. }) if more && header.command == Command::CHANGE_NOTIFY => {
-                    answers.push(stage.answer(&mut job, Err(Status::INTERNAL_ERROR.into())));
                 }
                 Err(Failure::Park { key, timeout }) if lock(&connection.parked).len() < PARKED_MAX => {
                     park(&stage, job, Waiting { key, timeout, seen }, answers, &mut output);
@@ -183,6 +184,8 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
         let mut message = vec![0; HEADER_LEN];
         error::Response::default().encode(&mut message);
         let credits = lock(&connection.window).grant(stage.header.credits);
+        // A frame of its own: Linux drops what comes in an encrypted frame with an interim response.
+        finish(server, &job, std::mem::take(&mut answers), output);
         answers.push(stage.seal_header(Status::PENDING, credits, Some(id), Buffer::from_vec(message)));
     }
     // One timer at a time: it may be early for a later wait, and then the handler waits on.
@@ -274,6 +277,8 @@ struct Stage<'a> {
     header: Header,
     end: usize,
     now: u64,
+    /// Bytes of memory that the answers of its compound take already.
+    made: usize,
     tree_id: u32,
     session: Option<Arc<Channel>>,
 }
@@ -310,6 +315,12 @@ impl Stage<'_> {
             self.check_protection(&channel, job)?;
         }
         let message = &job.frame.bytes()[range];
+        // Together they would be no frame any more, and more than anybody has accounted for.
+        if self.made > 0
+            && self.made + charge::expected(self.header.command, message) as usize > ANSWERS_BYTES_MAX
+        {
+            return Err(Status::INSUFFICIENT_RESOURCES.into());
+        }
         match self.header.command {
             Command::ECHO => {
                 echo::Request::decode(message)?;
@@ -430,9 +441,14 @@ impl Stage<'_> {
         if self.header.command == Command::CREATE {
             job.related.create_failure = status.is_error().then_some(status);
         }
-        // The request's own credits went with the interim response (3.3.4.2).
-        let credits =
-            if job.async_id.is_some() { 0 } else { lock(&self.connection.window).grant(self.header.credits) };
+        // The request's own credits went with the interim response (3.3.4.2). Who has not logged in gets no more than it uses.
+        let proved = match self.header.command {
+            Command::NEGOTIATE => false,
+            Command::SESSION_SETUP => status == Status::SUCCESS,
+            _ => true,
+        };
+        let asked = if proved { self.header.credits } else { 1 };
+        let credits = if job.async_id.is_some() { 0 } else { lock(&self.connection.window).grant(asked) };
         let mut answer = self.seal_header(status, credits, job.async_id, message);
         if let (Command::SESSION_SETUP, Some(channel), true) =
             (self.header.command, &answer.session, answer.sign && job.sealed_by.is_none())

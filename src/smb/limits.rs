@@ -146,6 +146,22 @@ impl Budget {
 }
 
 impl Allowance {
+    /// Bytes that one connection may hold.
+    pub fn bytes(&self) -> usize {
+        self.units * UNIT
+    }
+
+    /// Accounts for bytes that are held already, where there are so many left: nobody waits for what has happened.
+    pub fn reserve_now(&self, bytes: usize) -> Option<Reserved> {
+        if bytes <= UNCOUNTED_MAX {
+            return None;
+        }
+        let units = bytes.div_ceil(UNIT).min(self.units) as u32; // the units of a budget fit 32 bits
+        let own = Arc::clone(&self.own).try_acquire_many_owned(units).ok()?;
+        let whole = Arc::clone(&self.whole).try_acquire_many_owned(units).ok()?;
+        Some(Reserved { _own: own, _whole: whole })
+    }
+
     /// Waits until `bytes` may be held; at once, and without any accounting, where they are few. What is more than a
     /// connection's whole part takes all of that.
     pub async fn reserve(&self, bytes: usize) -> Option<Reserved> {
@@ -206,6 +222,11 @@ mod tests {
         assert!(greedy.reserve(8 << 20).await.is_some(), "more than there is takes its whole part");
         assert!(other.reserve(UNCOUNTED_MAX).await.is_none());
         drop(second);
+        assert_eq!(budget.free(), 1 << 20);
+        let held = greedy.reserve_now(200 << 10).unwrap();
+        assert_eq!(budget.free(), (1 << 20) - (200 << 10));
+        assert!(greedy.reserve_now(100 << 10).is_none(), "past its quarter");
+        drop(held);
         assert_eq!(budget.free(), 1 << 20);
     }
 }

@@ -74,6 +74,10 @@ fn components(name: &str) -> Result<SharePath, Status> {
             path.components.pop().ok_or(Status::OBJECT_PATH_SYNTAX_BAD)?;
             continue;
         }
+        // Two backslashes are one, as for Windows and Samba.
+        if part.is_empty() && !path.components.is_empty() {
+            continue;
+        }
         component(file)?;
         path.components.push(file.to_owned());
     }
@@ -141,6 +145,7 @@ mod tests {
         assert_eq!(of(""), ok("", None));
         assert_eq!(of("a\\b c\\d.vmdk"), ok("a/b c/d.vmdk", None));
         assert_eq!(of("dir\\"), ok("dir", None));
+        assert_eq!(of("a\\\\b\\\\\\c"), ok("a/b/c", None));
         assert_eq!(of("größe\\𝄞"), ok("größe/𝄞", None));
     }
 
@@ -152,7 +157,7 @@ mod tests {
         }
         assert_eq!(of("a\\.."), ok("", None));
         assert_eq!(of("a\\b\\..\\c"), ok("a/c", None));
-        for name in ["a/b", "a\\\\b", "a\0b", "a*", "b?", "a|b", "<", ">", "\"", "a\x1f"] {
+        for name in ["a/b", "a\0b", "a*", "b?", "a|b", "<", ">", "\"", "a\x1f"] {
             assert_eq!(of(name), Err(Status::OBJECT_NAME_INVALID), "{name}");
         }
     }

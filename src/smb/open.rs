@@ -292,10 +292,10 @@ impl OpenTable {
     /// Makes an open of what the share opened through `gate`, and grants it what it wants and may have.
     pub fn insert(&self, mut gate: Gate<'_>, new: NewOpen) -> Result<(Arc<Open>, Granted), Status> {
         let entry = gate.entry.clone().ok_or(Status::INTERNAL_ERROR)?;
-        // What changes without clients nobody may cache; directories only by leases of version 2.
+        // Some files nobody may cache; directories only by leases of version 2.
         let directory = new.file.is_directory();
         let leased = matches!(new.wanted, Wanted::Lease { epoch: Some(_), .. });
-        let cacheable = !new.file.changes_by_itself()
+        let cacheable = !new.file.is_uncached()
             && (!directory
                 || leased
                     && self.directories.enter(

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::buffer::Buffer;
 
-/// Answers that wait for a slow reader; past that its requests wait.
+/// Answers that wait for a slow reader; past that, or past a number of bytes, its requests wait.
 const ANSWERS_QUEUED_MAX: usize = 16;
 /// A client that takes nothing for this long is gone.
 const SEND_MAX: Duration = Duration::from_mins(1);
@@ -22,6 +22,8 @@ const FRAMES_AT_ONCE: usize = 16;
 /// The answers of one connection on their way to the socket.
 pub(super) struct Outbox {
     socket: OwnedWriteHalf,
+    /// Bytes of memory from which on its requests wait.
+    bytes_max: usize,
     queue: Mutex<Queue>,
     /// Something was left for the connection's task to write.
     left: Notify,
@@ -32,6 +34,8 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Queue {
     frames: VecDeque<Buffer>,
+    /// Bytes of memory that they take.
+    bytes: usize,
     /// Bytes of the first frame that have gone out.
     sent: usize,
     /// Writing has failed: nothing more goes out.
@@ -39,8 +43,8 @@ struct Queue {
 }
 
 impl Outbox {
-    pub(super) fn new(socket: OwnedWriteHalf) -> Self {
-        Self { socket, queue: Mutex::default(), left: Notify::new(), drained: Notify::new() }
+    pub(super) fn new(socket: OwnedWriteHalf, bytes_max: usize) -> Self {
+        Self { socket, bytes_max, queue: Mutex::default(), left: Notify::new(), drained: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -49,13 +53,16 @@ impl Outbox {
 
     /// Queues answers without writing them: more are about to follow. [`Outbox::flush`] must.
     pub(super) fn push(&self, frames: Vec<Buffer>) {
-        self.lock().frames.extend(frames);
+        let mut queue = self.lock();
+        queue.bytes += frames.iter().map(Buffer::memory).sum::<usize>();
+        queue.frames.extend(frames);
     }
 
     /// Writes as much of what is queued as the socket takes now.
     pub(super) fn flush(&self) {
         let mut queue = self.lock();
         if queue.failed {
+            (queue.bytes, queue.sent) = (0, 0);
             queue.frames.clear();
             return;
         }
@@ -71,9 +78,14 @@ impl Outbox {
 
     /// Waits until the client has read enough for another request to be taken.
     pub(super) async fn room(&self) {
-        while self.lock().frames.len() >= ANSWERS_QUEUED_MAX {
+        while self.is_full() {
             self.drained.notified().await;
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let queue = self.lock();
+        queue.frames.len() >= ANSWERS_QUEUED_MAX || queue.bytes >= self.bytes_max
     }
 
     /// Writes what the socket did not take at once. Ends when the client is gone, or takes nothing for [`SEND_MAX`].
@@ -129,6 +141,7 @@ impl Queue {
                 break;
             }
             self.sent -= length;
+            self.bytes -= first.memory();
             self.frames.pop_front();
         }
     }
@@ -157,7 +170,7 @@ mod tests {
     async fn frames_larger_than_the_socket_takes_arrive_whole_and_in_order() {
         let (mut client, served) = pair().await;
         let (_reader, writer) = served.into_split();
-        let outbox = Arc::new(Outbox::new(writer));
+        let outbox = Arc::new(Outbox::new(writer, usize::MAX));
         let task = tokio::spawn({
             let outbox = Arc::clone(&outbox);
             async move { outbox.run().await }
@@ -176,10 +189,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn few_large_answers_fill_it_too() {
+        let (mut client, served) = pair().await;
+        let (_reader, writer) = served.into_split();
+        let outbox = Arc::new(Outbox::new(writer, 2 << 20));
+        let mut sent = 0;
+        // What the socket takes is not here any more: a few MiB.
+        while !outbox.is_full() {
+            send(&outbox, 7);
+            sent += 1;
+        }
+        assert!(outbox.lock().frames.len() <= 3, "{} answers of 1 MiB", outbox.lock().frames.len());
+        assert!(timeout(Duration::from_millis(50), outbox.room()).await.is_err(), "its requests wait");
+        let task = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move { outbox.run().await }
+        });
+        outbox.flush();
+        client.read_exact(&mut vec![0; sent << 20]).await.unwrap();
+        timeout(Duration::from_secs(20), outbox.room()).await.unwrap();
+        assert_eq!(outbox.lock().bytes, 0);
+        task.abort();
+    }
+
+    #[tokio::test]
     async fn a_client_that_has_gone_ends_the_task() {
         let (client, served) = pair().await;
         let (_reader, writer) = served.into_split();
-        let outbox = Outbox::new(writer);
+        let outbox = Outbox::new(writer, usize::MAX);
         drop(client);
         let sending = async {
             loop {

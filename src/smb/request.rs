@@ -57,15 +57,17 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// The FileId that a request means: [`FileId::ANY`] in a related request is the file of the one before it
+    /// The FileId that a request means: in a related request, whatever it says, the file of the one before it
     /// (MS-SMB2 3.3.5.2.7.2); where that one was to open it and failed, this one fails alike.
     pub fn resolve(&self, id: FileId) -> Result<FileId, Status> {
-        if !self.related.is_related || id != FileId::ANY {
+        if !self.related.is_related {
             return Ok(id);
         }
-        match self.related.create_failure {
-            Some(status) => Err(status),
-            None => self.related.file_id.ok_or(Status::INVALID_PARAMETER),
+        match (self.related.create_failure, self.related.file_id) {
+            (Some(status), _) => Err(status),
+            (None, Some(before)) => Ok(before),
+            (None, None) if id != FileId::ANY => Ok(id),
+            (None, None) => Err(Status::INVALID_PARAMETER),
         }
     }
 }

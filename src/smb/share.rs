@@ -241,8 +241,9 @@ pub trait File: Send + Sync {
     fn path(&self) -> SharePath;
     /// Whether it is a directory.
     fn is_directory(&self) -> bool;
-    /// Whether it changes without any client's doing (the service's own logs): then no client may cache it.
-    fn changes_by_itself(&self) -> bool {
+    /// Whether no client may cache it: it changes without any client's doing (the service's own logs), or its close does
+    /// something, and clients put off the close of what they cache.
+    fn is_uncached(&self) -> bool {
         false
     }
     /// Its numbers now.
@@ -318,7 +319,7 @@ pub type Observer = Box<dyn Fn(&SharePath, OwnChange) + Send + Sync>;
 
 /// One share's file system.
 pub trait Share: Send + Sync {
-    /// Has `observer` told of files that change without any client's doing, those of [`File::changes_by_itself`]; once,
+    /// Has `observer` told of files that change without any client's doing, those of [`File::is_uncached`]; once,
     /// before anything is opened.
     fn observe(&self, _observer: Observer) {}
     /// What it can do.
@@ -332,4 +333,9 @@ pub trait Share: Send + Sync {
         caller: &Caller,
         gate: &mut dyn OpenGate,
     ) -> Result<Opened, Refusal>;
+    /// The files that must be closed before this one can be made: clients are asked first to close what they only keep open in
+    /// their caches.
+    fn closed_before(&self, _path: &SharePath) -> Vec<FileKey> {
+        Vec::new()
+    }
 }

@@ -124,7 +124,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
     let tasks = Arc::new(Tasks {
         server,
         connection: Arc::new(connection),
-        outbox: Outbox::new(writer),
+        outbox: Outbox::new(writer, allowance.bytes()),
         stop: Notify::new(),
         runtime: Handle::current(),
         allowance,
@@ -294,7 +294,12 @@ impl Tasks {
 
     /// Does what a job led to, but for its delay; its answers are queued.
     fn take_up(self: &Arc<Self>, output: Output) {
-        let Output { frames, disconnect, delay: _, parked, expiry } = output;
+        let Output { mut frames, disconnect, delay: _, parked, expiry } = output;
+        for frame in frames.iter_mut().filter(|frame| !frame.is_counted()) {
+            // Its request was counted itself and has given that back.
+            let bytes = frame.memory();
+            frame.hold(self.allowance.reserve_now(bytes));
+        }
         self.outbox.push(frames);
         if let Some(id) = parked {
             dispatch::arm(&self.connection, id);

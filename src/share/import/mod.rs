@@ -3,7 +3,6 @@
 //! Translates names, dispositions, times and errors; decides nothing about imports.
 
 mod node;
-mod security;
 mod status;
 
 use std::sync::Arc;
@@ -12,13 +11,13 @@ use smb_proto::Status;
 
 use crate::import::{self, Engine, How, Session};
 use crate::smb::share::{
-    Caller, CreateAction, Disposition, FileTime, ObjectKind, Observer, OpenGate, OpenRequest, Opened,
-    OwnChange, Refusal, Share, SharePath, ShareTraits, Volume,
+    Caller, CreateAction, Disposition, FileKey, FileTime, ObjectKind, Observer, OpenGate, OpenRequest,
+    Opened, OwnChange, Refusal, Share, SharePath, ShareTraits, Volume,
 };
 use node::Node;
 
 /// FileSystemAttributes (MS-FSCC 2.5.1): case preserved, Unicode, persistent ACLs (NetBackup asks before it writes
-/// descriptors), sparse files. No named streams.
+/// descriptors, which are accepted and not kept), sparse files. No named streams.
 const FILE_SYSTEM_ATTRIBUTES: u32 = 0x2 | 0x4 | 0x8 | 0x40;
 /// UTF-16 units of a name.
 const NAME_MAX: u32 = 240;
@@ -81,9 +80,6 @@ impl ImportShare {
             }
         };
         let node = Node::directory(Arc::clone(&self.engine), session);
-        if created {
-            node.secure(request);
-        }
         let granted = granted(request.desired_access);
         gate.admit(&node.file_key(), !created, granted)?;
         Ok(Opened { file: Arc::new(node), action, granted, maximal: ALL })
@@ -107,7 +103,6 @@ impl ImportShare {
             }
             let file = session.create(name).map_err(status)?;
             let node = Node::file(Arc::clone(&self.engine), file);
-            node.secure(request);
             gate.admit(&node.file_key(), false, granted)?;
             let file = Arc::new(node);
             return Ok(Opened { file, action: CreateAction::Created, granted, maximal: ALL });
@@ -202,5 +197,22 @@ impl Share for ImportShare {
             return self.open_directory(made, true, request, gate);
         }
         self.open_data(&session, name, request, gate)
+    }
+
+    /// A VMX comes after the extents and differentials, a differential after its extent.
+    fn closed_before(&self, path: &SharePath) -> Vec<FileKey> {
+        let Some((name, parent)) = path.components.split_last() else { return Vec::new() };
+        let last = [".vmx", ".pancbt"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
+        let Some(session) =
+            self.engine.session(parent).filter(|session| last && session.find(name).is_none())
+        else {
+            return Vec::new();
+        };
+        session
+            .list()
+            .iter()
+            .filter(|info| !info.own && !info.directory)
+            .map(|info| node::key(info.number))
+            .collect()
     }
 }

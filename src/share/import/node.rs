@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use smb_proto::Status;
-use smb_proto::fscc::security::part;
+use smb_proto::fscc::security::{Ace, SecurityDescriptor, Sid};
 
 use super::status::status;
-use super::{VOLUME, security};
+use super::{ALL, VOLUME};
 use crate::import::{Engine, ImportError, ImportFile, Info, Session, Times};
 use crate::smb::share::{
-    BasicChange, DirEntry, File, FileKey, FileTime, Listing, Metadata, OpenGate, OpenRequest, Refusal,
-    SharePath, StreamEntry,
+    BasicChange, DirEntry, File, FileKey, FileTime, Listing, Metadata, OpenGate, Refusal, SharePath,
+    StreamEntry,
 };
 
 /// FILE_ATTRIBUTE_READONLY, DIRECTORY and ARCHIVE (MS-FSCC 2.6).
@@ -95,20 +95,6 @@ impl Node {
         }
     }
 
-    /// A new one gets the descriptor that its CREATE carries (MS-SMB2 2.2.13.2.2).
-    pub(super) fn secure(&self, request: &OpenRequest) {
-        if let Some(descriptor) = &request.security {
-            let _ = self.set_security(part::OWNER | part::GROUP | part::DACL, descriptor); // never an error
-        }
-    }
-
-    fn kept_security(&self) -> Arc<[u8]> {
-        match &self.kind {
-            Kind::Directory(session) => session.kept_security(),
-            Kind::File(file) => file.kept_security(),
-        }
-    }
-
     fn info(&self) -> Result<Info, Status> {
         match &self.kind {
             Kind::Directory(session) => Ok(session.directory_info()),
@@ -124,9 +110,9 @@ impl File for Node {
 
     fn path(&self) -> SharePath {
         let components = match &self.kind {
-            Kind::Directory(session) => session.components(),
+            Kind::Directory(session) => session.components().to_vec(),
             Kind::File(file) => {
-                let mut components = file.session().components();
+                let mut components = file.session().components().to_vec();
                 components.push(file.name().to_owned());
                 components
             }
@@ -138,9 +124,12 @@ impl File for Node {
         matches!(self.kind, Kind::Directory(_))
     }
 
-    fn changes_by_itself(&self) -> bool {
-        // A session makes files of its own in its directory.
-        self.is_directory() || self.info().is_ok_and(|info| info.own)
+    /// A CFG or VMX is read when it is closed, and the next step waits for that.
+    fn is_uncached(&self) -> bool {
+        match &self.kind {
+            Kind::Directory(_) => true,
+            Kind::File(file) => !file.is_bulk(),
+        }
     }
 
     fn metadata(&self) -> Result<Metadata, Status> {
@@ -194,13 +183,7 @@ impl File for Node {
     }
 
     fn rename(&self, to: &SharePath, _replace: bool, _gate: &mut dyn OpenGate) -> Result<(), Refusal> {
-        let file = match &self.kind {
-            // That nothing below is open, the server has seen to (MS-FSA 2.1.5.15.11).
-            Kind::Directory(session) => {
-                return Ok(nt(self.engine.rename_directory(session, &to.components))?);
-            }
-            Kind::File(file) => file,
-        };
+        let Kind::File(file) = &self.kind else { return Err(Status::ACCESS_DENIED.into()) };
         let Some((name, parent)) = to.components.split_last() else {
             return Err(Status::OBJECT_NAME_INVALID.into());
         };
@@ -212,28 +195,32 @@ impl File for Node {
 
     fn check_delete(&self) -> Result<(), Status> {
         match &self.kind {
-            Kind::Directory(session) => nt(self.engine.check_remove_directory(&session.components())),
+            Kind::Directory(session) => nt(self.engine.check_remove_directory(session.components())),
             Kind::File(_) => Ok(()),
         }
     }
 
     fn delete(&self) -> Result<(), Status> {
         match &self.kind {
-            Kind::Directory(session) => nt(self.engine.remove_directory(&session.components())),
+            Kind::Directory(session) => nt(self.engine.remove_directory(session.components())),
             Kind::File(file) => nt(file.session().delete(file.name())),
         }
     }
 
-    fn security(&self, parts: u32) -> Result<Vec<u8>, Status> {
-        Ok(security::shown(&self.kept_security(), parts))
+    fn security(&self, _parts: u32) -> Result<Vec<u8>, Status> {
+        let mut out = Vec::new();
+        let descriptor = SecurityDescriptor {
+            owner: Some(Sid::everyone()),
+            group: Some(Sid::everyone()),
+            dacl: Some(vec![Ace::allow(ALL, Sid::everyone())]),
+            ..SecurityDescriptor::default()
+        };
+        descriptor.encode(&mut out);
+        Ok(out)
     }
 
-    fn set_security(&self, parts: u32, descriptor: &[u8]) -> Result<(), Status> {
-        let Some(new) = security::replaced(&self.kept_security(), parts, descriptor) else { return Ok(()) };
-        match &self.kind {
-            Kind::Directory(session) => session.keep_security(new),
-            Kind::File(file) => file.keep_security(new),
-        }
+    fn set_security(&self, _parts: u32, _descriptor: &[u8]) -> Result<(), Status> {
+        // Accepted, as NetBackup needs, and not kept: a session lives as long as its restore.
         Ok(())
     }
 
@@ -283,7 +270,7 @@ impl Listing for Names {
     fn rewind(&mut self) -> Result<(), Status> {
         let own = metadata(&self.session.directory_info());
         let dots = [".", ".."].map(|name| DirEntry { name: name.to_owned(), metadata: own });
-        let below = self.engine.directories(&self.session.components());
+        let below = self.engine.directories(self.session.components());
         let below = below.iter().map(|session| session.directory_info());
         let infos = below.chain(self.session.list());
         let named = infos.map(|info| DirEntry { name: info.name.clone(), metadata: metadata(&info) });

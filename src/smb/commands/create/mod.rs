@@ -18,7 +18,7 @@ use crate::smb::breaks;
 use crate::smb::gate::Intent;
 use crate::smb::name;
 use crate::smb::open::{NewOpen, Open};
-use crate::smb::oplock::{Granted, LeaseKey, Wanted, level_of};
+use crate::smb::oplock::{Asker, Granted, LeaseKey, Wanted, level_of};
 use crate::smb::request::{Failure, Outcome, Reply, Request};
 use crate::smb::share::{CreateAction, Disposition, FileKey, ObjectKind, OpenRequest, Opened, Refusal};
 
@@ -84,6 +84,9 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         again: request.async_id.is_some(),
     };
     let share = &request.tree.entry.share;
+    request
+        .server
+        .evict_all(&share.closed_before(&open_request.path), Asker { open: 0, lease: intent.lease })?;
     let mut gate = request.server.opens.gate(request.session.id, intent)?;
     let opened = share.open(&open_request, &request.session.caller(), &mut gate);
     request.server.send_breaks(gate.take_breaks());
