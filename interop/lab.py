@@ -105,7 +105,7 @@ def start(command, port, log, **options):
 class Importfs:
     """A server of ours: shares `import` and `dir`, one user, one datastore."""
 
-    def __init__(self, where, signing="enabled", extra=""):
+    def __init__(self, where, signing="enabled", extra="", smb=""):
         if subprocess.run([binary(), "serve", "--help"], capture_output=True).returncode != 0:
             skip("this build has no `importfs serve`")
         self.where, self.port = pathlib.Path(where), free_port()
@@ -120,6 +120,7 @@ listen = ["127.0.0.1:{self.port}"]
 data-dir = "{self.data}"
 [smb]
 signing = "{signing}"
+{smb}
 [[share]]
 name = "import"
 kind = "import"
@@ -161,7 +162,7 @@ path = "{self.datastore}"
 class Samba:
     """Debian's smbd with a configuration of its own on a loopback port: share `dir`."""
 
-    def __init__(self, where):
+    def __init__(self, where, extra=""):
         need("smbd", "smbpasswd")
         self.where, self.port = pathlib.Path(where), free_port()
         self.dir = self.where / "dir"
@@ -188,7 +189,7 @@ class Samba:
 [dir]
   path = {self.dir}
   read only = no
-""")
+{extra}""")
         (state / "users.map").write_text(f"root = {USER}\n")
         subprocess.run(["smbpasswd", "-c", str(self.config), "-a", "-s", "root"], check=True,
                        input=f"{PASSWORD}\n{PASSWORD}\n", text=True, capture_output=True)
