@@ -554,8 +554,8 @@ impl Session {
         self.record(&record)
     }
 
-    /// Records by what an object that was just made is recognised. It is durable with the next record that is: before that
-    /// a crash leaves an object which nobody removes by itself.
+    /// Records by what an object that was just made is recognised. A crash before that leaves an object which nobody removes
+    /// by itself.
     pub(super) fn note_identity(
         &self,
         store: &dyn Datastore,
@@ -563,7 +563,7 @@ impl Session {
         path: &str,
     ) -> Result<(), ImportError> {
         match store.identity(path) {
-            Ok(Some(identity)) => self.append(&Record::LedgerIdentity {
+            Ok(Some(identity)) => self.record(&Record::LedgerIdentity {
                 datastore: datastore.into(),
                 path: path.into(),
                 identity,
