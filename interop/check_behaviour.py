@@ -423,6 +423,30 @@ def deletion(b):
     lab.check("NT_STATUS" not in out and "failed-flat" not in out, f"failed: a client deletes its own failed file {out}")
 
 
+def renamed(b):
+    data = image()
+    b.local("renamed.cfg", vm.cfg("renamed", [("renamed", SIZE, "thin")]))
+    b.vmx("renamed")
+    b.local("renamed.img", data)
+    out = b.smb('mkdir "New folder"; rename "New folder" web; cd web; put renamed.cfg; cd ..; rename web web1; cd web1; put renamed.img renamed-flat.vmdk; '
+                "cd ..; rename web1 Web2; mkdir other; ls")
+    lab.check("NT_STATUS" not in out and " Web2 " in out and "New folder" not in out, f"renamed: before the CFG, before the data, after it {out}")
+    out = b.smb("rename Web2 OTHER; rename Web2 missing/x; cd Web2; ls")
+    lab.check("NT_STATUS_OBJECT_NAME_COLLISION" in out and "NT_STATUS_OBJECT_PATH_NOT_FOUND" in out and "renamed-flat.vmdk" in out, f"renamed: not over another directory {out}")
+    file = b.raw.create("Web2/renamed.nvram")
+    out = b.smb("rename Web2 web3")
+    lab.check("NT_STATUS_ACCESS_DENIED" in out, f"renamed: not while a file in it is open {out}")
+    file.close()
+    b.server.kill()
+    b.server.start()
+    b.raw = smb2.Client(b.server.port, "import", lab.USER, lab.PASSWORD)
+    out = b.smb("cd Web2; put renamed.vmx; cd ..; rename Web2 other/web3; rename other others; cd others/web3; ls")
+    lab.check("NT_STATUS" not in out and " renamed.vmx " in out and b.stored("renamed") == data, f"renamed: after a kill -9 too, with all below it {out}")
+    log = b.log("others/web3")
+    for line in ("Rename /New folder to /web", "Create file /web/renamed.cfg", "Create file /web1/renamed-flat.vmdk", "Create file /Web2/renamed.vmx"):
+        lab.check(line in log, f"renamed: the log has the path of its time: {line}")
+
+
 def running_status(b):
     b.session("live")
     file = b.raw.create("live/live-flat.vmdk")
@@ -449,7 +473,7 @@ def main():
     begun = time.monotonic()
     bench = Bench()
     for part in (names_and_order, cfg_errors, own_files, rewriting_with_data, writes, truncated_and_resumed, sparse, rsync, differentials,
-                 vmx_twice, root_session, conflicts, rdm, tar, deletion, running_status):
+                 vmx_twice, root_session, conflicts, rdm, tar, deletion, renamed, running_status):
         part(bench)
     bench.raw.close()
     lab.check("panicked" not in bench.server.log.read_text(errors="replace"), "no panic in the log")

@@ -100,12 +100,12 @@ class Restore:
                 self.session = self.client.session
                 if self.id is None:
                     context = (b"DH2Q", struct.pack("<II8x16s", TIMEOUT_MS, 0, self.create_guid))
-                    self.file = self.client.create(self.path, smb2.OPEN_IF, oplock=BATCH, context=context)
+                    self.file = self.client.create(self.path, smb2.OPEN_IF, oplock=BATCH, contexts=[context])
                     if b"DH2Q" not in self.file.contexts:
                         raise AssertionError("the server grants no durable handle")
                 else:
                     context = (b"DH2C", struct.pack("<16s16sI", self.id, self.create_guid, 0))
-                    self.file = self.client.create(self.path, smb2.OPEN, oplock=BATCH, context=context)
+                    self.file = self.client.create(self.path, smb2.OPEN, oplock=BATCH, contexts=[context])
                 self.id = self.file.id
                 return
             except OSError:

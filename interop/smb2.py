@@ -1,14 +1,14 @@
-"""A small SMB 2.1 and 3.0 client for what no command-line client can be told to do: writes at any offset, end of file set first,
-flushes without a close, FSCTLs, opens that are had back. Unsigned, one request at a time or several; NTLMv2 as in MS-NLMP 3.3.2."""
+"""A small client of SMB 2.1 or 3.0 for what no command-line client can be told to do: writes at any offset and in parallel, end
+of file set first, flushes without a close, create contexts, FSCTLs, opens that are had back. Unsigned; NTLMv2 as in MS-NLMP 3.3.2."""
 import hashlib
 import hmac
 import os
 import socket
 import struct
 
-NEGOTIATE, SESSION_SETUP, TREE_CONNECT, CREATE, CLOSE, FLUSH, READ, WRITE, IOCTL, SET_INFO = 0, 1, 3, 5, 6, 7, 8, 9, 11, 17
+NEGOTIATE, SESSION_SETUP, TREE_CONNECT, CREATE, CLOSE, FLUSH, READ, WRITE, IOCTL, QUERY_INFO, SET_INFO = 0, 1, 3, 5, 6, 7, 8, 9, 11, 16, 17
 MORE_PROCESSING, PENDING = 0xC0000016, 0x103
-OK, DISK_FULL, ACCESS_DENIED = 0, 0xC000007F, 0xC0000022
+OK, DISK_FULL, ACCESS_DENIED, NAME_NOT_FOUND = 0, 0xC000007F, 0xC0000022, 0xC0000034
 NAME_INVALID, WRITE_PROTECTED, INVALID_DEVICE_REQUEST = 0xC0000033, 0xC00000A2, 0xC0000010
 # CreateDisposition (MS-SMB2 2.2.13)
 SUPERSEDE, OPEN, MAKE, OPEN_IF, OVERWRITE, OVERWRITE_IF = range(6)
@@ -50,7 +50,7 @@ class Client:
 
     def __init__(self, port, share, user, password, dialect=0x0210, guid=None, previous=0, timeout=10):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
-        self.message, self.session, self.tree, self.previous = 0, 0, 0, previous
+        self.message, self.session, self.tree, self.credits, self.previous = 0, 0, 0, 1, previous
         self.call(NEGOTIATE, struct.pack("<HHHHI16sQH", 36, 1, 1, 0, 0, guid or os.urandom(16), 0, dialect))
         self.login(user, password)
         path = f"\\\\127.0.0.1\\{share}".encode("utf-16le")
@@ -88,27 +88,29 @@ class Client:
             payload += part
         return b"NTLMSSP\0" + struct.pack("<I", 3) + fields + struct.pack("<I", flags) + payload
 
+    def send(self, command, body, charge=1):
+        """Sends a request; returns its MessageId."""
+        header = struct.pack("<4sHHIHHIIQIIQ16x", b"\xfeSMB", 64, charge, 0, command, 256, 0, 0, self.message, 0, self.tree, self.session)
+        number = self.message
+        self.message += charge
+        self.credits -= charge
+        self.socket.sendall(struct.pack(">I", len(header) + len(body)) + header + body)
+        return number
+
+    def answer(self):
+        """The next final response: MessageId, status, and what is behind its header."""
+        while True:
+            frame = self.receive(struct.unpack(">I", self.receive(4))[0])
+            status, = struct.unpack("<I", frame[8:12])
+            self.credits += struct.unpack("<H", frame[14:16])[0]
+            self.reply_tree, self.session = struct.unpack("<IQ", frame[36:48])
+            if status != PENDING:
+                return struct.unpack("<Q", frame[24:32])[0], status, frame[64:]
+
     def exchange(self, command, body, charge=1):
         """Sends a request; returns the status and the response behind its header."""
         self.send(command, body, charge)
         return self.answer()[1:]
-
-    def send(self, command, body, charge=1):
-        """Sends a request; its MessageId, by which its answer is known."""
-        header = struct.pack("<4sHHIHHIIQIIQ16x", b"\xfeSMB", 64, charge, 0, command, 256, 0, 0, self.message, 0, self.tree, self.session)
-        self.message += charge
-        self.socket.sendall(struct.pack(">I", len(header) + len(body)) + header + body)
-        return self.message - charge
-
-    def answer(self):
-        """The next answer that is final: its MessageId, status, and what is behind the header."""
-        while True:
-            frame = self.receive(struct.unpack(">I", self.receive(4))[0])
-            status, = struct.unpack("<I", frame[8:12])
-            message, = struct.unpack("<Q", frame[24:32])
-            self.reply_tree, self.session = struct.unpack("<IQ", frame[36:48])
-            if status != PENDING:
-                return message, status, frame[64:]
 
     def receive(self, count):
         data = bytearray()
@@ -125,18 +127,30 @@ class Client:
             raise SmbError(status)
         return reply
 
-    def create(self, path, disposition=OVERWRITE_IF, access=0x0012019F, options=0, oplock=0, context=None):
-        """Opens or makes a file; 0x00010000 in `access` is DELETE, 1 in `options` a directory; `context`: a create context's name
-        and data."""
+    def create(self, path, disposition=OVERWRITE_IF, access=0x0012019F, options=0, contexts=(), oplock=0):
+        """Opens or makes a file; 0x00010000 in `access` is DELETE, 1 in `options` a directory. `contexts`: tags and data; with
+        RqLs among them a lease is asked for."""
         name = path.replace("/", "\\").encode("utf-16le")
-        padded, more, at = name or b"\0", b"", 0
-        if context:
-            padded = name + bytes(-len(name) % 8)
-            more, at = struct.pack("<IHHHHI4s4x", 0, 16, 4, 0, 24, len(context[1]), context[0]) + context[1], 120 + len(padded)
-        body = struct.pack("<HBBIQQIIIIIHHII", 57, 0, oplock, 2, 0, 0, access, 0x80, 7, disposition, options, 120, len(name), at, len(more))
-        reply = self.call(CREATE, body + padded + more)
+        oplock = 0xFF if any(tag == b"RqLs" for tag, _ in contexts) else oplock
+        tail = name + bytes(-len(name) % 8 if contexts else not name)
+        start, chain = 120 + len(tail), b""
+        for n, (tag, data) in enumerate(contexts):
+            one = struct.pack("<HHHHI4s4x", 16, 4, 0, 24 if data else 0, len(data), tag) + data
+            last = n + 1 == len(contexts)
+            one += bytes(0 if last else -(len(one) + 4) % 8)
+            chain += struct.pack("<I", 0 if last else len(one) + 4) + one
+        body = struct.pack("<HBBIQQIIIIIHHII", 57, 0, oplock, 2, 0, 0, access, 0x80, 7, disposition, options, 120, len(name), start if chain else 0, len(chain))
+        reply = self.call(CREATE, body + tail + chain)
         file = File(self, reply[64:80])
-        file.contexts = reply[88:]
+        file.action, = struct.unpack("<I", reply[4:8])
+        at, length = struct.unpack("<II", reply[80:88])
+        at -= 64
+        while length:
+            following, tag_at, _, _, data_at, count = struct.unpack("<IHHHHI", reply[at:at + 16])
+            file.contexts[reply[at + tag_at:at + tag_at + 4]] = reply[at + data_at:at + data_at + count]
+            if not following:
+                break
+            at += following
         return file
 
 
@@ -144,13 +158,34 @@ class File:
     """An open file."""
 
     def __init__(self, client, file_id):
-        self.client, self.id = client, file_id
+        self.client, self.id, self.contexts = client, file_id, {}
 
     def write(self, offset, data):
         for at in range(0, len(data), PIECE):
             part = data[at:at + PIECE]
-            body = struct.pack("<HHIQ16sIIHHI", 49, 112, len(part), offset + at, self.id, 0, 0, 0, 0, 0) + part
-            self.client.call(WRITE, body, (len(part) - 1) // 65536 + 1)
+            self.client.call(WRITE, self.write_body(offset + at, part), (len(part) - 1) // 65536 + 1)
+
+    def write_body(self, offset, part):
+        return struct.pack("<HHIQ16sIIHHI", 49, 112, len(part), offset, self.id, 0, 0, 0, 0, 0) + part
+
+    def write_parallel(self, pieces):
+        """Writes (offset, data) of at most 1 MiB in that order, as many at once as the server's credits allow; returns how many."""
+        waiting, most = set(), 0
+
+        def one_answer():
+            number, status, _ = self.client.answer()
+            waiting.remove(number)
+            if status != OK:
+                raise SmbError(status)
+        for offset, part in pieces:
+            charge = (len(part) - 1) // 65536 + 1
+            while waiting and self.client.credits < charge:
+                one_answer()
+            waiting.add(self.client.send(WRITE, self.write_body(offset, part), charge))
+            most = max(most, len(waiting))
+        while waiting:
+            one_answer()
+        return most
 
     def read(self, offset, length):
         body = struct.pack("<HBBIQ16sIIIHHB", 49, 0, 0, length, offset, self.id, 0, 0, 0, 0, 0, 0)
@@ -158,8 +193,15 @@ class File:
         start, count = reply[2] - 64, struct.unpack("<I", reply[4:8])[0]
         return reply[start:start + count]
 
-    def set_info(self, kind, data):
-        self.client.call(SET_INFO, struct.pack("<HBBIHHI16s", 33, 1, kind, len(data), 96, 0, 0, self.id) + data)
+    def set_info(self, kind, data, what=1, additional=0):
+        self.client.call(SET_INFO, struct.pack("<HBBIHHI16s", 33, what, kind, len(data), 96, 0, additional, self.id) + data)
+
+    def query(self, kind, what=1, additional=0):
+        """`what`: 1 a file's information, 2 the volume's, 3 the security descriptor (MS-SMB2 2.2.37)."""
+        body = struct.pack("<HBBIHHIII16s", 41, what, kind, 65536, 0, 0, 0, additional, 0, self.id)
+        reply = self.client.call(QUERY_INFO, body)
+        offset, count = struct.unpack("<HI", reply[2:8])
+        return reply[offset - 64:offset - 64 + count]
 
     def set_end(self, size):
         self.set_info(20, struct.pack("<Q", size))
@@ -188,8 +230,10 @@ class File:
     def flush(self):
         self.client.call(FLUSH, struct.pack("<HHI16s", 24, 0, 0, self.id))
 
-    def close(self):
-        self.client.call(CLOSE, struct.pack("<HHI16s", 24, 0, 0, self.id))
+    def close(self, post_query=False):
+        """With `post_query`: the four times, allocation, end of file, attributes (MS-SMB2 2.2.16)."""
+        reply = self.client.call(CLOSE, struct.pack("<HHI16s", 24, int(post_query), 0, self.id))
+        return struct.unpack("<4Q2QI", reply[8:60]) if post_query else None
 
 
 if __name__ == "__main__":

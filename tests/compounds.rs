@@ -6,7 +6,7 @@ mod desk;
 use desk::{Client, Desk, Open, Part, part};
 use smb_proto::fscc::fsctl::code;
 use smb_proto::msg::lock::{self, Element, FLAG_EXCLUSIVE};
-use smb_proto::msg::{FileId, close, ioctl, read, write};
+use smb_proto::msg::{FileId, change_notify, close, ioctl, read, write};
 use smb_proto::{Command, Flags, Status};
 
 fn close_it(related: bool) -> Part {
@@ -155,6 +155,22 @@ fn a_session_that_is_not_there_is_no_context_for_the_next() {
         statuses(&mut client, parts),
         [Status::SUCCESS, Status::SUCCESS, Status::USER_SESSION_DELETED, Status::INVALID_PARAMETER]
     );
+}
+
+#[test]
+fn a_watch_holds_up_nothing_behind_it() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let directory = Open { options: 1, ..Open::file("d") };
+    let watch = change_notify::Request {
+        flags: 0,
+        output_buffer_length: 1000,
+        file_id: FileId::ANY,
+        completion_filter: 1,
+    };
+    let watch = part(Command::CHANGE_NOTIFY, true, |out| watch.encode(out));
+    let parts = vec![open_it(false, &directory), watch, close_it(true)];
+    assert_eq!(statuses(&mut client, parts), [Status::SUCCESS, Status::INTERNAL_ERROR, Status::SUCCESS]);
 }
 
 #[test]

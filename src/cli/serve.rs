@@ -40,6 +40,8 @@ const WORKGROUP: &str = "WORKGROUP";
 /// Share types that the services tell (MS-SRVS 2.2.2.4): a disk, and pipes as a special share.
 const TYPE_DISK: u32 = 0;
 const TYPE_PIPES: u32 = 0x8000_0003;
+/// How often the service looks for sessions that are idle for days.
+const IDLE_LOOK: Duration = Duration::from_hours(1);
 /// How long connections have to end after a signal before the process leaves.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -272,6 +274,7 @@ async fn listen(
         info!(%address, "listening");
         tasks.push(tokio::spawn(transport::serve(listener, Arc::clone(&server), stopped.clone())));
     }
+    let idle = engine.clone().map(|engine| tokio::spawn(mark_idle(engine)));
     let source: admin::Source =
         Arc::new(move || engine.as_ref().map(|engine| engine.snapshot()).unwrap_or_default());
     let data_dir = &config.server.data_dir;
@@ -286,9 +289,24 @@ async fn listen(
     for task in tasks {
         let _ = tokio::time::timeout(SHUTDOWN, task).await;
     }
+    if let Some(idle) = idle {
+        idle.abort();
+    }
     status.abort();
     let _ = status.await; // cancelled, and its socket's file with it
     Ok(())
+}
+
+/// Marks sessions in which nothing happens, for as long as the service runs.
+async fn mark_idle(engine: Arc<Engine>) {
+    let mut turns = tokio::time::interval(IDLE_LOOK);
+    loop {
+        turns.tick().await;
+        let engine = Arc::clone(&engine);
+        if let Err(problem) = tokio::task::spawn_blocking(move || engine.mark_idle()).await {
+            error!(%problem, "idle sessions can't be marked");
+        }
+    }
 }
 
 /// The signals that end the service, caught from here on: one that comes while it starts must find it ready, too.

@@ -20,7 +20,8 @@ pub(super) struct Status {
 }
 
 pub(super) fn run(options: &Status) -> Result<(), Failure> {
-    let data_dir = options.place.load()?.server.data_dir;
+    let config = options.place.load()?;
+    let data_dir = config.server.data_dir;
     if !data_dir.is_dir() {
         let told =
             format!("{}: there is no such data directory; give --config or --data-dir", data_dir.display());
@@ -30,7 +31,7 @@ pub(super) fn run(options: &Status) -> Result<(), Failure> {
     if options.json {
         return print_json(&report);
     }
-    print(&text(&report, &data_dir));
+    print(&text(&report, &data_dir, config.import.session_idle_days));
     Ok(())
 }
 
@@ -52,7 +53,8 @@ fn report(data_dir: &Path) -> Result<Report, Failure> {
     Ok(Report { service: None, snapshot })
 }
 
-fn text(report: &Report, data_dir: &Path) -> String {
+/// `idle_days`: from so many on, a session is called idle; 0 calls none so.
+fn text(report: &Report, data_dir: &Path, idle_days: u64) -> String {
     let mut out = String::new();
     let count = report.snapshot.sessions.len();
     let sessions = format!("{count} session{}", if count == 1 { "" } else { "s" });
@@ -68,12 +70,12 @@ fn text(report: &Report, data_dir: &Path) -> String {
         }
     }
     for session in &report.snapshot.sessions {
-        session_text(&mut out, session);
+        session_text(&mut out, session, idle_days);
     }
     out
 }
 
-fn session_text(out: &mut String, session: &SessionSnapshot) {
+fn session_text(out: &mut String, session: &SessionSnapshot, idle_days: u64) {
     let name = if session.vm_name.is_empty() { String::new() } else { format!(" {:?}", session.vm_name) };
     let state = match session.state.as_str() {
         "waiting" => "waits for a CFG without errors",
@@ -85,7 +87,11 @@ fn session_text(out: &mut String, session: &SessionSnapshot) {
         1 => ", 1 file open".to_owned(),
         n => format!(", {n} files open"),
     };
-    let _ = writeln!(out, "\n{}{name}: {state}{open}", session.path);
+    let idle = match session.idle_days {
+        days if idle_days > 0 && days >= idle_days => format!(", idle for {days} days"),
+        _ => String::new(),
+    };
+    let _ = writeln!(out, "\n{}{name}: {state}{open}{idle}", session.path);
     for disk in &session.disks {
         disk_text(out, disk);
     }

@@ -8,7 +8,7 @@ use crate::config::{self, Config, DatastoreConfig, HypervisorConfig};
 use crate::datastore::nbd::{ClientOptions, NbdOptions};
 use crate::datastore::{Datastore, DirectoryDatastore, NbdDatastore};
 use crate::disk::Options;
-use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, OnConflict};
+use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, NameRules, OnConflict};
 use crate::inventory::Inventory;
 use crate::vsphere::Account;
 use crate::vsphere::manager::Manager;
@@ -35,6 +35,10 @@ pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
         stage_bytes_max: Some(import.stage_max_bytes).filter(|bytes| *bytes > 0),
         on_conflict: on_conflict(config),
         log_bytes_max: import.log_max_bytes,
+        disk_bytes_in_flight: import.disk_bytes_in_flight,
+        session_bytes_in_flight: import.session_bytes_in_flight,
+        names: NameRules { pass: import.pass_names.clone(), refuse: import.refuse_names.clone() },
+        idle: Duration::from_secs(import.session_idle_days.saturating_mul(24 * 60 * 60)),
     };
     Engine::new(settings).map_err(|error| Failure::Usage(error.to_string()))
 }

@@ -23,6 +23,9 @@ const NAME_CHARS_MAX: usize = 15;
 /// The longest share name (MS-SRVS 2.2.4.23: NNLEN).
 const SHARE_CHARS_MAX: usize = 80;
 
+/// The largest write of a client.
+const WRITE_BYTES_MAX: u64 = 8 << 20;
+
 /// The least and most bytes of an import.log: the first lines of a session, and what a text viewer still opens.
 const LOG_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 30;
 
@@ -68,6 +71,23 @@ fn server(config: &Config, found: &mut Vec<Problem>) {
     }
     if import.max_sessions == 0 {
         wrong("import.max-sessions", "at least 1 is needed".into());
+    }
+    let in_flight = [
+        ("import.disk-bytes-in-flight", import.disk_bytes_in_flight),
+        ("import.session-bytes-in-flight", import.session_bytes_in_flight),
+    ];
+    for (key, bytes) in in_flight {
+        if bytes < WRITE_BYTES_MAX {
+            wrong(key, format!("{bytes} is less than one write, {WRITE_BYTES_MAX}"));
+        }
+    }
+    for (key, patterns) in [("pass-names", &import.pass_names), ("refuse-names", &import.refuse_names)] {
+        for (number, pattern) in patterns.iter().enumerate() {
+            if pattern.is_empty() || pattern.contains(['/', '\\']) {
+                let message = format!("'{pattern}' is no pattern of file names");
+                wrong(&format!("import.{key}[{number}]"), message);
+            }
+        }
     }
     if !LOG_BYTES.contains(&import.log_max_bytes) {
         let bytes = import.log_max_bytes;

@@ -240,6 +240,16 @@ pub struct ImportConfig {
     pub on_conflict: OnConflict,
     /// Bytes to which a session's import.log grows.
     pub log_max_bytes: u64,
+    /// Bytes on their way to one disk at once.
+    pub disk_bytes_in_flight: u64,
+    /// Bytes on their way to all disks of a session at once.
+    pub session_bytes_in_flight: u64,
+    /// Days without activity after which a session is marked in logs and `status`; 0 marks none.
+    pub session_idle_days: u64,
+    /// Patterns of further names that are passed through beside the VMX.
+    pub pass_names: Vec<String>,
+    /// Patterns of names that are refused.
+    pub refuse_names: Vec<String>,
 }
 
 impl Default for ImportConfig {
@@ -252,6 +262,11 @@ impl Default for ImportConfig {
             stage_max_bytes: 0,
             on_conflict: OnConflict::Stop,
             log_max_bytes: 64 << 20,
+            disk_bytes_in_flight: 64 << 20,
+            session_bytes_in_flight: 128 << 20,
+            session_idle_days: 30,
+            pass_names: Vec::new(),
+            refuse_names: Vec::new(),
         }
     }
 }

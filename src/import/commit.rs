@@ -157,7 +157,7 @@ impl Session {
         for note in rooms.iter().filter_map(preflight::Room::warning).chain(notes) {
             self.log.line(&Event::Note(&note).to_string());
         }
-        inner.state = State::Receiving(Box::new(Receiving::new(plan)));
+        inner.state = State::Receiving(Box::new(Receiving::new(plan, self.shared.disk_bytes_in_flight)));
         Ok(())
     }
 

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::error::ImportError;
 use super::formats::cfg::OnConflict;
+use super::formats::names::Rules as NameRules;
 use super::hypervisor::{Hypervisor, Hypervisors};
 use super::log::LOG_BYTES_MAX;
 use super::news::{News, OwnChange};
@@ -20,7 +22,7 @@ use crate::disk::Options;
 use crate::journal::Record;
 
 /// Components of a directory's path: VM directories lie at the top or one or two below.
-const DEPTH_MAX: usize = 8;
+pub(super) const DEPTH_MAX: usize = 8;
 /// Sessions unless the settings say otherwise.
 pub const SESSIONS_MAX: usize = 1024;
 
@@ -40,6 +42,14 @@ pub struct EngineSettings {
     pub on_conflict: OnConflict,
     /// Bytes of a session's import.log, after which it takes no more lines.
     pub log_bytes_max: u64,
+    /// Bytes on their way to one disk at once.
+    pub disk_bytes_in_flight: u64,
+    /// Bytes on their way to all disks of a session at once.
+    pub session_bytes_in_flight: u64,
+    /// Further names that sessions accept or refuse.
+    pub names: NameRules,
+    /// A session in which nothing happens for this long is marked; zero marks none.
+    pub idle: Duration,
 }
 
 impl EngineSettings {
@@ -53,6 +63,10 @@ impl EngineSettings {
             stage_bytes_max: None,
             on_conflict: OnConflict::Stop,
             log_bytes_max: LOG_BYTES_MAX,
+            disk_bytes_in_flight: 64 << 20,
+            session_bytes_in_flight: 128 << 20,
+            names: NameRules::default(),
+            idle: Duration::ZERO,
         }
     }
 }
@@ -65,6 +79,10 @@ pub(super) struct Shared {
     pub(super) log_bytes_max: u64,
     pub(super) news: News,
     pub(super) stage: Stage,
+    pub(super) disk_bytes_in_flight: u64,
+    pub(super) session_bytes_in_flight: u64,
+    pub(super) names: NameRules,
+    pub(super) idle: Duration,
     numbers: AtomicU64,
 }
 
@@ -84,13 +102,15 @@ pub struct Engine {
     max_sessions: usize,
     /// By the folded path.
     sessions: Mutex<BTreeMap<Vec<String>, Arc<Session>>>,
+    /// Held while directories are made, removed and renamed: what was looked up holds until it is done.
+    pub(super) structure: Mutex<()>,
 }
 
-fn folded(path: &[String]) -> Vec<String> {
+pub(super) fn folded(path: &[String]) -> Vec<String> {
     path.iter().map(|component| fold_name(component)).collect()
 }
 
-fn shown(path: &[String]) -> String {
+pub(super) fn shown(path: &[String]) -> String {
     format!("/{}", path.join("/"))
 }
 
@@ -114,26 +134,34 @@ impl Engine {
                 log_bytes_max: settings.log_bytes_max,
                 news: News::default(),
                 stage: Stage::new(settings.stage_bytes_max),
+                disk_bytes_in_flight: settings.disk_bytes_in_flight,
+                session_bytes_in_flight: settings.session_bytes_in_flight,
+                names: settings.names,
+                idle: settings.idle,
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
             orphans_dir: settings.data_dir.join(super::orphans::FOLDER),
             max_sessions: settings.max_sessions,
             sessions: Mutex::default(),
+            structure: Mutex::default(),
         };
         let name = engine.sessions_dir.display().to_string();
         fs::create_dir_all(&engine.sessions_dir).map_err(ImportError::io(&name))?;
         fs::create_dir_all(&engine.orphans_dir).map_err(ImportError::io(&name))?;
+        let mut unfinished = Vec::new();
         for entry in fs::read_dir(&engine.sessions_dir).map_err(ImportError::io(&name))? {
             let cache = entry.map_err(ImportError::io(&name))?.path();
             match Session::open(&engine.shared, &cache, None) {
-                Ok(Some(session)) => {
-                    engine.lock().insert(folded(&session.path), session);
+                Ok(Some((session, followers))) => {
+                    unfinished.extend(followers.map(|from| (Arc::clone(&session), from)));
+                    engine.lock().insert(folded(&session.components()), session);
                 }
                 Ok(None) => engine.clear_cache(&cache, completed(&cache)),
                 Err(error) => tracing::error!("a session can't be taken up: {error}"),
             }
         }
+        engine.finish_moves(unfinished)?;
         if !engine.lock().contains_key(&Vec::new()) {
             engine.add_session(&[])?;
         }
@@ -155,13 +183,13 @@ impl Engine {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<String>, Arc<Session>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<String>, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add_session(&self, path: &[String]) -> Result<Arc<Session>, ImportError> {
         let cache = self.sessions_dir.join(uuid::Uuid::new_v4().to_string());
-        let session = Session::open(&self.shared, &cache, Some(path))?;
+        let session = Session::open(&self.shared, &cache, Some(path))?.map(|(session, _)| session);
         let session = session.ok_or_else(|| ImportError::NotFound(shown(path)))?;
         self.lock().insert(folded(path), Arc::clone(&session));
         Ok(session)
@@ -203,14 +231,8 @@ impl Engine {
 
     /// Makes a directory: a session that waits for its CFG.
     pub fn create_directory(&self, path: &[String]) -> Result<Arc<Session>, ImportError> {
-        let (parent, name) = match path.split_last() {
-            Some((name, parent)) => (parent, name),
-            None => return Err(ImportError::Exists("/".to_owned())),
-        };
-        let Some(above) = self.session(parent) else { return Err(ImportError::PathNotFound(shown(path))) };
-        if self.session(path).is_some() || above.find(name).is_some() {
-            return Err(ImportError::Exists(shown(path)));
-        }
+        let _held = self.structure.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_free(path)?;
         if path.len() > DEPTH_MAX {
             return Err(ImportError::Limit { what: "directories in one another", limit: DEPTH_MAX as u64 });
         }
@@ -218,6 +240,16 @@ impl Engine {
             return Err(ImportError::Limit { what: "sessions", limit: self.max_sessions as u64 });
         }
         self.add_session(path)
+    }
+
+    /// Whether a directory can have that path: nothing has it, and there is a directory that it lies in.
+    pub(super) fn check_free(&self, path: &[String]) -> Result<(), ImportError> {
+        let Some((name, parent)) = path.split_last() else { return Err(ImportError::Exists(shown(path))) };
+        let Some(above) = self.session(parent) else { return Err(ImportError::PathNotFound(shown(path))) };
+        if self.session(path).is_some() || above.find(name).is_some() {
+            return Err(ImportError::Exists(shown(path)));
+        }
+        Ok(())
     }
 
     /// Whether a directory may go: nothing of the client's is in it.
@@ -237,6 +269,7 @@ impl Engine {
 
     /// Removes a session and its cache, nothing from datastores (S8). The service's own files go with it.
     pub fn remove_directory(&self, path: &[String]) -> Result<(), ImportError> {
+        let _held = self.structure.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_remove_directory(path)?;
         let Some(session) = self.session(path) else { return Ok(()) };
         let completed = {
@@ -256,10 +289,27 @@ impl Engine {
         Ok(())
     }
 
-    /// What the first datastore has: the size that a client sees of the share.
+    /// What a client sees of the share: the datastore with the least room of those that sessions still write to; where
+    /// none does, of all. A client that looks for room before it copies is refused rather than stopped in the middle.
     pub fn space(&self) -> Space {
-        let mut entries = self.shared.hypervisors.0.iter().flat_map(|hypervisor| &hypervisor.datastores);
-        entries.find_map(|entry| entry.store.space().ok()).unwrap_or_default()
+        let sessions: Vec<_> = self.lock().values().cloned().collect();
+        let mut places: Vec<_> = sessions.iter().flat_map(|session| session.destinations()).collect();
+        places.sort();
+        places.dedup();
+        let stores = places.iter().filter_map(|(hypervisor, datastore)| {
+            self.shared.hypervisors.store(hypervisor, datastore).ok()?.space().ok()
+        });
+        let every = self.shared.hypervisors.0.iter().flat_map(|hypervisor| &hypervisor.datastores);
+        let every = every.filter_map(|entry| entry.store.space().ok());
+        let least = stores.min_by_key(|space| space.available);
+        least.or_else(|| every.min_by_key(|space| space.available)).unwrap_or_default()
+    }
+
+    /// Marks the sessions in which nothing has happened for as long as the settings say: a line in their log and in the
+    /// service's, once each. Nothing is removed: whether a restore is still wanted, only its administrator knows.
+    pub fn mark_idle(&self) {
+        let sessions: Vec<_> = self.lock().values().cloned().collect();
+        sessions.iter().for_each(|session| session.mark_idle());
     }
 
     /// All sessions now.

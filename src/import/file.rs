@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::error::ImportError;
+use super::flow::Flow;
 use super::formats::log_text::Event;
-use super::formats::names::{Kind, classify};
-use super::session::{Content, FILES_MAX, Info, Inner, SMALL_MAX, Session, Times, digest, fold_name};
+use super::formats::names::Kind;
+use super::info::{Info, Times};
+use super::session::{Content, FILES_MAX, Inner, SMALL_MAX, Session, digest, fold_name};
 use super::state::{Stage, State};
 use crate::disk::{Completion, ImportDisk, Statistics};
 use crate::journal::{ObjectKind, Record};
@@ -35,7 +37,7 @@ pub enum How {
 /// Where an open file's bytes go.
 pub(super) enum Target {
     Small(Kind, Arc<std::fs::File>),
-    Extent(usize, Arc<ImportDisk>),
+    Extent(usize, Arc<ImportDisk>, Arc<Flow>),
     Pancbt(usize, Arc<AtomicU64>, Mutex<Option<pancbt::Merger>>),
     Own(Arc<std::fs::File>),
 }
@@ -80,7 +82,7 @@ impl Session {
         if name.len() > NAME_BYTES_MAX {
             return Err(ImportError::UnsupportedType(path.to_owned()));
         }
-        let known = classify(name, inner.state.cfg());
+        let known = self.shared.names.classify(name, inner.state.cfg());
         let key = fold_name(&known.name);
         if known.temporary {
             inner.aliases.insert(fold_name(name), key.clone());
@@ -131,7 +133,7 @@ impl Session {
                 inner.state.receiving(path, in_error)?.enter_vmx(path)?;
                 Content::Small(kind, self.make_small(name)?)
             }
-            Kind::Descriptor(_) | Kind::Nvram | Kind::Vmxf | Kind::Vmsd | Kind::AwaitsCfg => {
+            Kind::Descriptor(_) | Kind::Nvram | Kind::Vmxf | Kind::Vmsd | Kind::Extra | Kind::AwaitsCfg => {
                 inner.state.receiving(path, in_error)?;
                 Content::Small(kind, self.make_small(name)?)
             }
@@ -252,7 +254,7 @@ impl Session {
                     receiving.disks.get_mut(number).ok_or_else(|| ImportError::NotInCfg(path.clone()))?;
                 let disk = slot.disk.clone().ok_or_else(|| ImportError::NotFound(path.clone()))?;
                 slot.writers += usize::from(writing);
-                Target::Extent(number, disk)
+                Target::Extent(number, disk, Arc::clone(&slot.flow))
             }
             Content::Pancbt(number, bytes) => {
                 let mut merger = None;
@@ -325,6 +327,19 @@ impl ImportFile {
         }
     }
 
+    /// Its security descriptor as the share encodes it; empty where none was written, or the file is gone.
+    pub fn kept_security(&self) -> Arc<[u8]> {
+        let inner = self.session.lock();
+        inner.files.get(&self.key).map(|entry| Arc::clone(&entry.security)).unwrap_or_default()
+    }
+
+    /// Keeps it for as long as the service runs.
+    pub fn keep_security(&self, descriptor: Vec<u8>) {
+        if let Some(entry) = self.session.lock().files.get_mut(&self.key) {
+            entry.security = descriptor.into();
+        }
+    }
+
     /// Reads at `offset`; fewer bytes than asked only at the end of file.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ImportError> {
         match &self.target {
@@ -341,7 +356,7 @@ impl ImportFile {
                 }
                 Ok(done)
             }
-            Target::Extent(_, disk) => {
+            Target::Extent(_, disk, _) => {
                 disk.read_at(buffer, offset).map_err(ImportError::disk(self.display()))
             }
             // It was merged as it came; the file itself is kept nowhere.
@@ -366,8 +381,11 @@ impl ImportFile {
         let end = offset.saturating_add(data.len() as u64);
         match &self.target {
             Target::Own(_) => return Err(ImportError::OwnFile(self.display())),
-            Target::Extent(number, disk) => {
+            Target::Extent(number, disk, flow) => {
                 self.reopen_extent(*number)?;
+                // The disk's first, then the session's: nobody waits in a circle.
+                let _to_disk = flow.enter(data.len() as u64);
+                let _of_session = self.session.flow.enter(data.len() as u64);
                 return disk.write_at(data, offset).map_err(ImportError::disk(self.display()));
             }
             Target::Small(..) if end > SMALL_MAX => {
@@ -436,7 +454,7 @@ impl ImportFile {
                 statistics.first_write.get_or_insert_with(Instant::now);
                 Ok(())
             }
-            Target::Extent(number, disk) => {
+            Target::Extent(number, disk, _) => {
                 let old = disk.end_of_file();
                 if size < old {
                     self.session.log.line(&Event::Truncate(&path, size).to_string());
@@ -453,7 +471,7 @@ impl ImportFile {
 
     /// FSCTL_SET_ZERO_DATA.
     pub fn zero_range(&self, from: u64, to: u64) -> Result<(), ImportError> {
-        let Target::Extent(number, disk) = &self.target else {
+        let Target::Extent(number, disk, _) = &self.target else {
             return Err(ImportError::Refused { path: self.display(), why: "it is no extent".into() });
         };
         self.reopen_extent(*number)?;
@@ -463,7 +481,7 @@ impl ImportFile {
     /// FSCTL_QUERY_ALLOCATED_RANGES: (offset, length), and whether there are more.
     pub fn allocated_ranges(&self, from: u64, to: u64, max: usize) -> (Vec<(u64, u64)>, bool) {
         match &self.target {
-            Target::Extent(_, disk) => disk.allocated_ranges(from, to, max),
+            Target::Extent(_, disk, _) => disk.allocated_ranges(from, to, max),
             _ => {
                 let end = self.info().map_or(0, |info| info.size).min(to);
                 (if from < end { vec![(from, end - from)] } else { Vec::new() }, false)
@@ -474,7 +492,7 @@ impl ImportFile {
     /// Makes durable what was written. A CFG or VMX that is flushed is not taken up yet: it may be half of one.
     pub fn flush(&self) -> Result<(), ImportError> {
         match &self.target {
-            Target::Extent(_, disk) => disk.flush().map_err(ImportError::disk(self.display())),
+            Target::Extent(_, disk, _) => disk.flush().map_err(ImportError::disk(self.display())),
             Target::Small(_, file) => file.sync_all().map_err(ImportError::io(self.display())),
             Target::Pancbt(..) | Target::Own(_) => Ok(()),
         }
@@ -498,7 +516,7 @@ impl ImportFile {
         };
         let wrote = numbers.first_write.is_some();
         match &self.target {
-            Target::Extent(number, disk) if self.how == How::Write => {
+            Target::Extent(number, disk, _) if self.how == How::Write => {
                 self.finish_extent(*number, disk, clean)
             }
             Target::Pancbt(number, bytes, merger) if self.how == How::Write => {

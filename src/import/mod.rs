@@ -1,14 +1,15 @@
 //! Import sessions: what a client copies into the share becomes a virtual machine on datastores.
 //!
-//! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it
+//! - [`engine`]: all sessions, by their place in the share; [`session`]: one of them; [`file`]: an open file of it;
+//!   [`info`]: what is known of one; [`flow`]: bytes on their way
 //! - [`state`]: the steps cfg → extents → differentials → vmx; [`plan`]: where everything goes
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`orphans`]: what sessions that never completed left on datastores
 //! - [`staging`]: disks that wait until their machine is complete
-//! - [`names`]: deleting and renaming; [`news`]: what is told of the service's own files; [`formats`]: the texts;
-//!   [`log`]: import.log
+//! - [`moves`]: directories that are renamed; [`names`]: deleting and renaming files; [`news`]: what is told of the
+//!   service's own files; [`formats`]: the texts; [`log`]: import.log
 //!
 //! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and
 //! [`crate::inventory`]. No SMB, no sockets, no tokio: calls block, and errors are sentences ([`ImportError`]).
@@ -17,10 +18,13 @@ mod commit;
 pub mod engine;
 pub mod error;
 pub mod file;
+mod flow;
 pub mod formats;
 pub mod hypervisor;
+pub mod info;
 mod log;
 mod merge;
+mod moves;
 mod names;
 mod news;
 pub mod orphans;
@@ -39,11 +43,13 @@ pub use engine::{Engine, EngineSettings, SESSIONS_MAX};
 pub use error::ImportError;
 pub use file::{How, ImportFile};
 pub use formats::cfg::OnConflict;
+pub use formats::names::Rules as NameRules;
 pub use hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+pub use info::{Info, Times};
 pub use log::LOG_BYTES_MAX;
 pub use news::OwnChange;
 pub use orphans::{Cleaned, Orphan, OrphanSession};
-pub use session::{Info, Session, Times};
+pub use session::Session;
 pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};
 
 #[cfg(test)]
@@ -51,6 +57,10 @@ mod orphans_tests;
 #[cfg(test)]
 mod rules_tests;
 #[cfg(test)]
+mod settings_tests;
+#[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod space_tests;
 #[cfg(test)]
 mod tests;

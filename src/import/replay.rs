@@ -10,6 +10,8 @@ use crate::journal::{Digest, Record, fold};
 pub(super) struct History {
     /// Components from the share's root; `None` where a crash came before the first record.
     pub(super) path: Option<Vec<String>>,
+    /// The path that it had, where a crash kept sessions below that from following it.
+    pub(super) followers: Option<Vec<String>>,
     /// The client removed it.
     pub(super) removed: bool,
     /// The CFG that holds.
@@ -37,12 +39,18 @@ pub(super) struct DiskHistory {
 
 impl History {
     pub(super) fn of(records: &[Record]) -> Self {
-        let path = records.iter().find_map(|record| match record {
-            Record::SessionCreated { directory } => {
-                Some(directory.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect())
+        let components = |text: &str| text.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        let (mut path, mut followers) = (None, None);
+        for record in records {
+            match record {
+                Record::SessionCreated { directory } => path = Some(components(directory)),
+                Record::SessionMoved { directory, followers: from } => {
+                    path = Some(components(directory));
+                    followers = (!from.is_empty()).then(|| components(from));
+                }
+                _ => {}
             }
-            _ => None,
-        });
+        }
         let withdrawn = records.iter().rposition(|record| *record == Record::CfgWithdrawn);
         let present = &records[withdrawn.map_or(0, |at| at + 1)..];
         let plan = present.iter().rev().find_map(|record| match record {
@@ -57,6 +65,7 @@ impl History {
         });
         Self {
             path,
+            followers,
             removed: records.contains(&Record::SessionRemoved),
             plan,
             imported: imported(present),

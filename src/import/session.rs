@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -14,9 +14,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::engine::Shared;
 use super::error::ImportError;
+use super::flow::Flow;
 use super::formats::cfg::render_problems;
 use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
+use super::info::{Times, file_time};
 use super::log::SessionLog;
 use super::news::OwnChange;
 use super::replay::{DiskHistory, History};
@@ -31,36 +33,6 @@ pub(super) const FILES_MAX: usize = 1024;
 pub(super) const SMALL_MAX: u64 = 16 << 20;
 /// The log's name.
 pub(super) const LOG_NAME: &str = "import.log";
-
-/// Times of a file, 100-nanosecond intervals since 1601 (MS-DTYP 2.3.3), as clients set them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(missing_docs)]
-pub struct Times {
-    pub created: u64,
-    pub accessed: u64,
-    pub written: u64,
-    pub changed: u64,
-}
-
-/// Seconds from 1601 to 1970.
-const EPOCH_SECONDS: u64 = 11_644_473_600;
-
-/// A moment in 100-nanosecond intervals since 1601.
-pub(super) fn file_time(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs() + EPOCH_SECONDS) * 10_000_000 + u64::from(since.subsec_nanos() / 100)
-}
-
-impl Times {
-    pub(super) fn now() -> Self {
-        Self::at(SystemTime::now())
-    }
-
-    pub(super) fn at(time: SystemTime) -> Self {
-        let time = file_time(time);
-        Self { created: time, accessed: time, written: time, changed: time }
-    }
-}
 
 /// What a client's file is.
 #[derive(Clone)]
@@ -82,28 +54,9 @@ pub(super) struct Entry {
     pub(super) number: u64,
     pub(super) times: Times,
     pub(super) attributes: u32,
+    /// What the share keeps of a security descriptor; empty where none was written.
+    pub(super) security: Arc<[u8]>,
     pub(super) content: Content,
-}
-
-/// What is known of a file or directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Info {
-    /// Its name as stored, empty for the root.
-    pub name: String,
-    /// Its number, for as long as the service runs.
-    pub number: u64,
-    /// Whether it is a directory.
-    pub directory: bool,
-    /// Whether clients may not change it.
-    pub own: bool,
-    /// End of file in bytes.
-    pub size: u64,
-    /// Bytes occupied.
-    pub allocation: u64,
-    /// Its times.
-    pub times: Times,
-    /// FileAttributes that a client set.
-    pub attributes: u32,
 }
 
 /// Something wrong that a person should see in `.cfg.err`, besides the errors of the CFG that stop the session.
@@ -128,38 +81,47 @@ pub(super) struct Inner {
     pub(super) aliases: BTreeMap<String, String>,
     pub(super) handles: usize,
     pub(super) removed: bool,
+    /// It was told that nothing happens in it.
+    pub(super) idle_told: bool,
     pub(super) times: Times,
+    /// The directory's, as [`Entry::security`].
+    pub(super) security: Arc<[u8]>,
     /// Objects made on datastores, for a crash between making and recording.
     pub(super) ledger: Vec<(String, String)>,
 }
 
+/// A session, and [`History::followers`].
+type Opened = (Arc<Session>, Option<Vec<String>>);
+
 /// One import session.
 pub struct Session {
     pub(super) shared: Arc<Shared>,
-    /// Components from the share's root.
-    pub(super) path: Vec<String>,
+    /// Components from the share's root. Taken last and held for moments: a line of the log needs it.
+    path: Arc<Mutex<Vec<String>>>,
     pub(super) number: u64,
     pub(super) cache: PathBuf,
     pub(super) log: SessionLog,
     pub(super) journal: Arc<Journal>,
     /// Held while a VMX is imported: registering takes long, and a second close of the VMX must not register twice.
     pub(super) importing: Mutex<()>,
+    /// Bytes on their way to all its disks.
+    pub(super) flow: Flow,
     inner: Mutex<Inner>,
 }
 
 impl Session {
     /// Opens the session whose cache is `cache`, replaying its journal; `path` is for a new one. `None` where the
-    /// client had removed it.
+    /// client had removed it. Beside it, the path from which a crash kept sessions below from following it.
     pub(super) fn open(
         shared: &Arc<Shared>,
         cache: &Path,
         path: Option<&[String]>,
-    ) -> Result<Option<Arc<Self>>, ImportError> {
+    ) -> Result<Option<Opened>, ImportError> {
         let shown = cache.display().to_string();
         fs::create_dir_all(cache.join("files")).map_err(ImportError::io(&shown))?;
         let (journal, records) = Journal::open(&cache.join("journal"))
             .map_err(|error| ImportError::Refused { path: shown.clone(), why: error.to_string() })?;
-        let history = History::of(&records);
+        let mut history = History::of(&records);
         if history.removed {
             return Ok(None);
         }
@@ -173,6 +135,7 @@ impl Session {
             // A crash came between making the directory and the first record: nothing was acknowledged.
             (None, None) => return Ok(None),
         };
+        let path = Arc::new(Mutex::new(path));
         let log =
             SessionLog::open(&cache.join(LOG_NAME), shared.log_bytes_max, Self::log_grown(shared, &path))
                 .map_err(ImportError::io(&shown))?;
@@ -184,7 +147,9 @@ impl Session {
             aliases: BTreeMap::new(),
             handles: 0,
             removed: false,
+            idle_told: false,
             times: Times::now(),
+            security: Arc::default(),
             ledger: Vec::new(),
         };
         let session = Arc::new(Self {
@@ -195,15 +160,20 @@ impl Session {
             log,
             journal: Arc::new(journal),
             importing: Mutex::new(()),
+            flow: Flow::new(shared.session_bytes_in_flight),
             inner: Mutex::new(inner),
         });
+        let followers = history.followers.take();
         session.replay(history)?;
-        Ok(Some(session))
+        Ok(Some((session, followers)))
     }
 
-    fn log_grown(shared: &Arc<Shared>, path: &[String]) -> impl Fn() + Send + Sync + 'static {
-        let (shared, path) = (Arc::clone(shared), path.to_vec());
-        move || shared.news.tell(&path, LOG_NAME, OwnChange::Modified)
+    fn log_grown(shared: &Arc<Shared>, path: &Arc<Mutex<Vec<String>>>) -> impl Fn() + Send + Sync + 'static {
+        let (shared, path) = (Arc::clone(shared), Arc::clone(path));
+        move || {
+            let now = path.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            shared.news.tell(&now, LOG_NAME, OwnChange::Modified);
+        }
     }
 
     /// Takes up what the journal and the cache hold.
@@ -213,7 +183,7 @@ impl Session {
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
         if let Some(plan) = history.plan {
-            let mut receiving = Receiving::new(plan);
+            let mut receiving = Receiving::new(plan, self.shared.disk_bytes_in_flight);
             receiving.imported = history.imported;
             let hypervisor = receiving.plan.hypervisor.clone();
             let staged = self.is_staged(&receiving.plan);
@@ -245,7 +215,7 @@ impl Session {
         for entry in fs::read_dir(self.cache.join("files")).map_err(ImportError::io(&shown))? {
             let entry = entry.map_err(ImportError::io(&shown))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            let kind = classify(&name, inner.state.cfg()).kind;
+            let kind = self.shared.names.classify(&name, inner.state.cfg()).kind;
             if kind.is_own() {
                 if kind == Kind::CfgErr {
                     self.replay_errors(&mut inner, &entry.path());
@@ -373,15 +343,11 @@ impl Session {
 
     /// A name as the log shows it: from the share's root.
     pub(super) fn display(&self, name: &str) -> String {
-        let mut shown = String::from("/");
-        shown.push_str(&self.path.join("/"));
+        let mut components = self.components();
         if !name.is_empty() {
-            if !self.path.is_empty() {
-                shown.push('/');
-            }
-            shown.push_str(name);
+            components.push(name.to_owned());
         }
-        shown
+        format!("/{}", components.join("/"))
     }
 
     /// Logs a refusal once and hands it on.
@@ -397,6 +363,7 @@ impl Session {
             number: self.shared.next_number(),
             times: Times::now(),
             attributes: 0,
+            security: Arc::default(),
             content,
         };
         inner.files.insert(fold_name(name), entry);
@@ -435,7 +402,7 @@ impl Session {
         match text {
             None => {
                 if inner.files.remove(&fold_name(name)).is_some() {
-                    self.shared.news.tell(&self.path, name, OwnChange::Removed);
+                    self.shared.news.tell(&self.components(), name, OwnChange::Removed);
                 }
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -449,7 +416,7 @@ impl Session {
                 fs::write(&path, text).map_err(ImportError::io(name))?;
                 self.insert_file(inner, name, &path, Content::Own)?;
                 let change = if known { OwnChange::Modified } else { OwnChange::Added };
-                self.shared.news.tell(&self.path, name, change);
+                self.shared.news.tell(&self.components(), name, change);
                 Ok(())
             }
         }
@@ -474,68 +441,14 @@ impl Session {
         Some(inner.cfg_name().map_or_else(|| "import.log".to_owned(), |name| format!("{name}.err")))
     }
 
-    /// What is known of a file.
-    pub(super) fn info(&self, inner: &Inner, entry: &Entry) -> Info {
-        let (size, allocation, own) = match &entry.content {
-            Content::Small(_, file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, false),
-            Content::Own(file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, true),
-            Content::Pancbt(_, bytes) => (bytes.load(Ordering::Relaxed), None, false),
-            Content::Extent(number) => {
-                let disk = match &inner.state {
-                    State::Receiving(receiving) => {
-                        receiving.disks.get(*number).and_then(|slot| slot.disk.as_ref())
-                    }
-                    State::Cfg => None,
-                };
-                disk.map_or((0, Some(0), false), |disk| (disk.end_of_file(), disk.allocated().ok(), false))
-            }
-        };
-        Info {
-            name: entry.name.clone(),
-            number: entry.number,
-            directory: false,
-            own,
-            size,
-            allocation: allocation.unwrap_or_else(|| size.next_multiple_of(4096)),
-            times: entry.times,
-            attributes: entry.attributes,
-        }
+    /// Its path from the share's root, now: its directory may be renamed.
+    pub fn components(&self) -> Vec<String> {
+        self.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Its path from the share's root.
-    pub fn components(&self) -> &[String] {
-        &self.path
-    }
-
-    /// The directory itself.
-    pub fn directory_info(&self) -> Info {
-        Info {
-            name: self.path.last().cloned().unwrap_or_default(),
-            number: self.number,
-            directory: true,
-            own: false,
-            size: 0,
-            allocation: 0,
-            times: self.lock().times,
-            attributes: 0,
-        }
-    }
-
-    /// Sets the directory's times.
-    pub fn set_directory_times(&self, change: impl FnOnce(&mut Times)) {
-        change(&mut self.lock().times);
-    }
-
-    /// Its files, by name.
-    pub fn list(&self) -> Vec<Info> {
-        let inner = self.lock();
-        inner.files.values().map(|entry| self.info(&inner, entry)).collect()
-    }
-
-    /// The file of that name, through the name that a copy tool uses for now.
-    pub fn find(&self, name: &str) -> Option<Info> {
-        let inner = self.lock();
-        inner.entry(name).map(|entry| self.info(&inner, entry))
+    /// The directory has another path. Its record, and the engine's table, are the caller's.
+    pub(super) fn set_components(&self, path: Vec<String>) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
     }
 
     /// Records an object before it is made on a datastore.

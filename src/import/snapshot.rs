@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ use crate::journal;
 
 /// Bytes of a journal or error file that are read for a snapshot; a service compacts its journals long before.
 const FILE_BYTES_MAX: u64 = 1 << 30;
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 /// One disk in a [`Snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,8 @@ pub struct SessionSnapshot {
     pub state: String,
     /// Files open now.
     pub handles: usize,
+    /// Whole days in which nothing happened in it.
+    pub idle_days: u64,
     /// What stands in `.cfg.err`.
     pub errors: Vec<String>,
     /// Its disks.
@@ -145,9 +150,17 @@ fn recorded(cache: &Path) -> Result<Option<SessionSnapshot>, ImportError> {
         vm_name: plan.map(|plan| plan.taken.vm_name.clone()).unwrap_or_default(),
         state: session_state(plan.is_some(), history.imported.is_some()).to_owned(),
         handles: 0,
+        idle_days: idle(cache).as_secs() / DAY_SECONDS,
         errors,
         disks: disks.collect(),
     }))
+}
+
+/// How long ago something last happened in the session with that cache: every step of a restore leaves a record in its
+/// journal, and so does a restart that tidies it. Zero where that can't be told.
+fn idle(cache: &Path) -> Duration {
+    let changed = std::fs::metadata(cache.join("journal")).and_then(|metadata| metadata.modified());
+    changed.ok().and_then(|time| time.elapsed().ok()).unwrap_or_default()
 }
 
 fn session_state(planned: bool, imported: bool) -> &'static str {
@@ -195,6 +208,20 @@ fn slot_snapshot(number: usize, slot: &DiskSlot) -> DiskSnapshot {
 }
 
 impl Session {
+    /// Tells once, in its log and the service's, that nothing has happened in it for as long as the settings say.
+    pub(super) fn mark_idle(&self) {
+        let (limit, idle) = (self.shared.idle, idle(&self.cache));
+        let mut inner = self.lock();
+        let empty = matches!(inner.state, State::Cfg) && self.components().is_empty();
+        if limit.is_zero() || idle < limit || inner.handles > 0 || empty {
+            inner.idle_told = false;
+        } else if !std::mem::replace(&mut inner.idle_told, true) {
+            let days = idle.as_secs() / DAY_SECONDS;
+            let what = "delete the directory if the restore is over; its files on datastores stay";
+            self.log.line(&format!("{}: nothing has happened for {days} days; {what}", self.display("")));
+        }
+    }
+
     /// How far it is now.
     pub(super) fn snapshot(&self) -> SessionSnapshot {
         let inner = self.lock();
@@ -209,6 +236,7 @@ impl Session {
             state: session_state(receiving.is_some(), receiving.is_some_and(|all| all.imported.is_some()))
                 .to_owned(),
             handles: inner.handles,
+            idle_days: idle(&self.cache).as_secs() / DAY_SECONDS,
             errors: inner.errors(),
             disks: disks.map(|(number, slot)| slot_snapshot(number, slot)).collect(),
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::error::ImportError;
+use super::flow::Flow;
 use super::formats::cfg::Cfg;
 use super::formats::descriptor::Descriptor;
 use super::plan::{DiskPlan, Plan};
@@ -45,6 +46,8 @@ pub(super) enum Stage {
 pub(super) struct DiskSlot {
     pub(super) plan: DiskPlan,
     pub(super) disk: Option<Arc<ImportDisk>>,
+    /// Bytes on their way to it.
+    pub(super) flow: Arc<Flow>,
     pub(super) stage: Stage,
     /// Handles that are open for writing the extent.
     pub(super) writers: usize,
@@ -62,10 +65,11 @@ pub(super) struct DiskSlot {
 }
 
 impl DiskSlot {
-    pub(super) fn new(plan: DiskPlan) -> Self {
+    pub(super) fn new(plan: DiskPlan, bytes_in_flight: u64) -> Self {
         Self {
             plan,
             disk: None,
+            flow: Arc::new(Flow::new(bytes_in_flight)),
             stage: Stage::Absent,
             writers: 0,
             merged: 0,
@@ -143,8 +147,8 @@ impl State {
 }
 
 impl Receiving {
-    pub(super) fn new(plan: Plan) -> Self {
-        let disks = plan.disks.iter().cloned().map(DiskSlot::new).collect();
+    pub(super) fn new(plan: Plan, bytes_in_flight: u64) -> Self {
+        let disks = plan.disks.iter().map(|disk| DiskSlot::new(disk.clone(), bytes_in_flight)).collect();
         Self { plan, disks, imported: None, pushing: false }
     }
 

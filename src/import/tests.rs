@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::datastore::{Datastore, DirectoryDatastore};
+use crate::disk::Options;
 use crate::pancbt;
 
 pub(super) const SIZE: u64 = 3 * 1024 * 1024 + 512;
@@ -19,6 +20,10 @@ pub(super) fn engine(root: &Path) -> Engine {
 }
 
 pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
+    engine_with(root, store, Options::default())
+}
+
+pub(super) fn engine_with(root: &Path, store: Arc<dyn Datastore>, disk_options: Options) -> Engine {
     let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store }];
     let other = root.join("other");
     std::fs::create_dir_all(&other).unwrap();
@@ -33,7 +38,8 @@ pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
             inventory: None,
         })
         .into();
-    Engine::new(EngineSettings::new(root.join("data"), hypervisors)).unwrap()
+    Engine::new(EngineSettings { disk_options, ..EngineSettings::new(root.join("data"), hypervisors) })
+        .unwrap()
 }
 
 pub(super) fn cfg(directory: &str, more: &str) -> String {
@@ -190,6 +196,12 @@ fn a_restart_takes_up_what_was_there() {
     assert_eq!(std::fs::read(root.path().join("ds/vm/b-flat.vmdk")).unwrap(), data(5));
 }
 
+/// A directory in memory, where the system has such a place: what a kill leaves does not depend on fsync, and a simulation
+/// of thousands of restores should not wait for a disk.
+pub(super) fn memory_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// What a kill -9 leaves: the data directory and the datastore as they are now, in a directory of their own.
 pub(super) fn killed(root: &Path) -> tempfile::TempDir {
     fn copy(from: &Path, to: &Path) {
@@ -204,7 +216,7 @@ pub(super) fn killed(root: &Path) -> tempfile::TempDir {
             }
         }
     }
-    let left = tempfile::tempdir().unwrap();
+    let left = memory_dir();
     copy(root, left.path());
     left
 }
@@ -251,11 +263,16 @@ fn a_kill_leaves_what_was_not_closed_incomplete() {
 
 /// The differential from one state of a disk to another.
 pub(super) fn differential(base: &[u8], new: &[u8], from: &str, to: &str) -> Vec<u8> {
+    differential_in(base, new, from, to, 4096)
+}
+
+/// The same in records of `step` bytes.
+pub(super) fn differential_in(base: &[u8], new: &[u8], from: &str, to: &str, step: usize) -> Vec<u8> {
     let (base_id, target) = (from.to_owned(), to.to_owned());
     let header = pancbt::Header { disk_size: base.len() as u64, disk_uuid: None, base: base_id, target };
     let mut writer = pancbt::Writer::new(Vec::new(), &header).unwrap();
-    for (number, (old, new)) in base.chunks(4096).zip(new.chunks(4096)).enumerate() {
-        let offset = number as u64 * 4096;
+    for (number, (old, new)) in base.chunks(step).zip(new.chunks(step)).enumerate() {
+        let offset = (number * step) as u64;
         match new.iter().all(|byte| *byte == 0) {
             _ if old == new => {}
             true => writer.zero(offset, new.len() as u64).unwrap(),

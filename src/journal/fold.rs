@@ -27,6 +27,8 @@ struct Later {
     files: HashSet<String>,
     /// Objects whose identity was noted again.
     identities: HashSet<(String, String)>,
+    /// The directory moved again.
+    moved: bool,
     /// Objects whose ledger entry was renewed or closed: datastore and path.
     objects: HashSet<(String, String)>,
 }
@@ -48,6 +50,7 @@ impl Later {
                     && self.mapped.get(disk).is_none_or(|epoch| region.epoch >= *epoch)
             }
             Record::FileStored { name, .. } => self.files.insert(name.clone()),
+            Record::SessionMoved { .. } => !std::mem::replace(&mut self.moved, true),
             Record::LedgerCreated { datastore, path, .. } => {
                 self.objects.insert((datastore.clone(), path.clone()))
             }

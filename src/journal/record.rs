@@ -141,6 +141,13 @@ pub enum Record {
     },
     /// The CFG that was accepted last holds no more, and no disk of it: the session waits for another.
     CfgWithdrawn,
+    /// The session's directory of the share has another path.
+    SessionMoved {
+        /// Its path now.
+        directory: String,
+        /// The path that it had, while sessions below that have yet to follow it; empty once none has.
+        followers: String,
+    },
 }
 
 /// Why a payload whose checksum is right is not a record.
@@ -188,6 +195,7 @@ impl Record {
             Self::LedgerIdentity { datastore, path, identity } => {
                 put(out, 17).string(datastore).string(path).string(identity)
             }
+            Self::SessionMoved { directory, followers } => put(out, 18).string(directory).string(followers),
         };
     }
 
@@ -230,6 +238,7 @@ impl Record {
                 path: from.string()?,
                 identity: from.string()?,
             },
+            18 => Self::SessionMoved { directory: from.string()?, followers: from.string()? },
             tag => return Err(DecodeError::UnknownTag(tag)),
         })
     }
@@ -410,6 +419,7 @@ pub(super) mod tests {
                 path: "vm".into(),
                 identity: "12.34".into(),
             },
+            Record::SessionMoved { directory: "vms/web".into(), followers: "New folder".into() },
             Record::SessionRemoved,
         ]
     }

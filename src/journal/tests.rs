@@ -161,6 +161,7 @@ fn any_record() -> impl Strategy<Value = Record> {
             1 => Record::LedgerRemoved { datastore: "d".into(), path },
             _ => Record::LedgerIdentity { datastore: "d".into(), identity: path.clone() + "1", path },
         }),
+        "[ab]".prop_map(|directory| Record::SessionMoved { directory, followers: String::new() }),
         "[ab]".prop_map(|name| Record::FileStored { name, length: 1, digest: [0; 32] }),
     ]
 }
@@ -177,6 +178,10 @@ proptest! {
             prop_assert_eq!(plain(before), plain(after));
         }
         prop_assert_eq!(fold::objects(&folded), fold::objects(&records));
+        let moved = |records: &[Record]| {
+            records.iter().rfind(|record| matches!(record, Record::SessionMoved { .. })).cloned()
+        };
+        prop_assert_eq!(moved(&records), moved(&folded));
         prop_assert_eq!(fold::fold(folded.clone()), folded);
     }
 

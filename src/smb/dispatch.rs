@@ -90,6 +90,10 @@ pub fn run(
                     output.disconnect = true;
                     break;
                 }
+                // A watch may wait for ever, and what follows in its compound with it (3.3.5.2.7): as Windows answers.
+                Err(Failure::Park { .. }) if more && header.command == Command::CHANGE_NOTIFY => {
+                    answers.push(stage.answer(&mut job, Err(Status::INTERNAL_ERROR.into())));
+                }
                 Err(Failure::Park { key, timeout }) if lock(&connection.parked).len() < PARKED_MAX => {
                     park(&stage, job, Waiting { key, timeout, seen }, answers, &mut output);
                     return output;

@@ -36,6 +36,8 @@ pub enum Kind {
     Vmxf,
     /// `*.vmsd`, passed through.
     Vmsd,
+    /// Passed through because the configuration says so.
+    Extra,
     /// `import.log`: the service's.
     Log,
     /// `*.cfg.err`: the service's.
@@ -64,6 +66,68 @@ pub struct Classified {
     pub name: String,
     /// Whether the client used a temporary name.
     pub temporary: bool,
+}
+
+/// What the configuration adds: patterns of names, `*` for any characters and `?` for one, compared in any case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Names that are passed through although they mean nothing.
+    pub pass: Vec<String>,
+    /// Names of clients' files that are refused although they mean something.
+    pub refuse: Vec<String>,
+}
+
+impl Rules {
+    /// [`classify`], and what the configuration says of the name. A destination of the CFG is never a name to pass through:
+    /// such a file would lie where a disk or the VMX belongs.
+    pub fn classify(&self, name: &str, cfg: Option<&Cfg>) -> Classified {
+        let mut known = classify(name, cfg);
+        let matches = |patterns: &[String]| {
+            let name: Vec<_> = known.name.to_lowercase().chars().collect();
+            patterns.iter().any(|pattern| {
+                let pattern: Vec<_> = pattern.to_lowercase().chars().collect();
+                matches(&pattern, &name)
+            })
+        };
+        if !known.kind.is_own() && matches(&self.refuse) {
+            known.kind = Kind::Unsupported;
+        } else if known.kind == Kind::Unsupported && matches(&self.pass) && !is_destination(name, cfg) {
+            known.kind = Kind::Extra;
+        }
+        known
+    }
+}
+
+fn is_destination(name: &str, cfg: Option<&Cfg>) -> bool {
+    let same = |target: &str| target.to_lowercase() == name.to_lowercase();
+    cfg.is_some_and(|cfg| {
+        let mut disks = cfg.disks.iter();
+        same(cfg.target_vmx()) || disks.any(|disk| same(disk.target_name()) || same(&disk.target_extent()))
+    })
+}
+
+/// Whether a pattern matches all of a name, in time that grows with their product.
+fn matches(pattern: &[char], name: &[char]) -> bool {
+    let (mut at, mut of) = (0, 0);
+    // Where the last `*` stands, and where what it matches ends so far.
+    let mut star = None;
+    while of < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, of));
+                at += 1;
+            }
+            Some(c) if *c == '?' || *c == name[of] => (at, of) = (at + 1, of + 1),
+            _ => match star {
+                Some((before, end)) => {
+                    star = Some((before, end + 1));
+                    (at, of) = (before + 1, end + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|c| *c == '*')
 }
 
 /// Tells what `name` means in a session with that CFG, or without one yet.

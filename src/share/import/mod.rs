@@ -3,6 +3,7 @@
 //! Translates names, dispositions, times and errors; decides nothing about imports.
 
 mod node;
+mod security;
 mod status;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::smb::share::{
 use node::Node;
 
 /// FileSystemAttributes (MS-FSCC 2.5.1): case preserved, Unicode, persistent ACLs (NetBackup asks before it writes
-/// descriptors, which are accepted and not kept), sparse files. No named streams.
+/// descriptors), sparse files. No named streams.
 const FILE_SYSTEM_ATTRIBUTES: u32 = 0x2 | 0x4 | 0x8 | 0x40;
 /// UTF-16 units of a name.
 const NAME_MAX: u32 = 240;
@@ -80,6 +81,9 @@ impl ImportShare {
             }
         };
         let node = Node::directory(Arc::clone(&self.engine), session);
+        if created {
+            node.secure(request);
+        }
         let granted = granted(request.desired_access);
         gate.admit(&node.file_key(), !created, granted)?;
         Ok(Opened { file: Arc::new(node), action, granted, maximal: ALL })
@@ -103,6 +107,7 @@ impl ImportShare {
             }
             let file = session.create(name).map_err(status)?;
             let node = Node::file(Arc::clone(&self.engine), file);
+            node.secure(request);
             gate.admit(&node.file_key(), false, granted)?;
             let file = Arc::new(node);
             return Ok(Opened { file, action: CreateAction::Created, granted, maximal: ALL });

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use smb_proto::Status;
-use smb_proto::fscc::security::{Ace, SecurityDescriptor, Sid};
+use smb_proto::fscc::security::part;
 
 use super::status::status;
-use super::{ALL, VOLUME};
+use super::{VOLUME, security};
 use crate::import::{Engine, ImportError, ImportFile, Info, Session, Times};
 use crate::smb::share::{
-    BasicChange, DirEntry, File, FileKey, FileTime, Listing, Metadata, OpenGate, Refusal, SharePath,
-    StreamEntry,
+    BasicChange, DirEntry, File, FileKey, FileTime, Listing, Metadata, OpenGate, OpenRequest, Refusal,
+    SharePath, StreamEntry,
 };
 
 /// FILE_ATTRIBUTE_READONLY, DIRECTORY and ARCHIVE (MS-FSCC 2.6).
@@ -95,6 +95,20 @@ impl Node {
         }
     }
 
+    /// A new one gets the descriptor that its CREATE carries (MS-SMB2 2.2.13.2.2).
+    pub(super) fn secure(&self, request: &OpenRequest) {
+        if let Some(descriptor) = &request.security {
+            let _ = self.set_security(part::OWNER | part::GROUP | part::DACL, descriptor); // never an error
+        }
+    }
+
+    fn kept_security(&self) -> Arc<[u8]> {
+        match &self.kind {
+            Kind::Directory(session) => session.kept_security(),
+            Kind::File(file) => file.kept_security(),
+        }
+    }
+
     fn info(&self) -> Result<Info, Status> {
         match &self.kind {
             Kind::Directory(session) => Ok(session.directory_info()),
@@ -110,9 +124,9 @@ impl File for Node {
 
     fn path(&self) -> SharePath {
         let components = match &self.kind {
-            Kind::Directory(session) => session.components().to_vec(),
+            Kind::Directory(session) => session.components(),
             Kind::File(file) => {
-                let mut components = file.session().components().to_vec();
+                let mut components = file.session().components();
                 components.push(file.name().to_owned());
                 components
             }
@@ -183,7 +197,13 @@ impl File for Node {
     }
 
     fn rename(&self, to: &SharePath, _replace: bool, _gate: &mut dyn OpenGate) -> Result<(), Refusal> {
-        let Kind::File(file) = &self.kind else { return Err(Status::ACCESS_DENIED.into()) };
+        let file = match &self.kind {
+            // That nothing below is open, the server has seen to (MS-FSA 2.1.5.15.11).
+            Kind::Directory(session) => {
+                return Ok(nt(self.engine.rename_directory(session, &to.components))?);
+            }
+            Kind::File(file) => file,
+        };
         let Some((name, parent)) = to.components.split_last() else {
             return Err(Status::OBJECT_NAME_INVALID.into());
         };
@@ -195,32 +215,28 @@ impl File for Node {
 
     fn check_delete(&self) -> Result<(), Status> {
         match &self.kind {
-            Kind::Directory(session) => nt(self.engine.check_remove_directory(session.components())),
+            Kind::Directory(session) => nt(self.engine.check_remove_directory(&session.components())),
             Kind::File(_) => Ok(()),
         }
     }
 
     fn delete(&self) -> Result<(), Status> {
         match &self.kind {
-            Kind::Directory(session) => nt(self.engine.remove_directory(session.components())),
+            Kind::Directory(session) => nt(self.engine.remove_directory(&session.components())),
             Kind::File(file) => nt(file.session().delete(file.name())),
         }
     }
 
-    fn security(&self, _parts: u32) -> Result<Vec<u8>, Status> {
-        let mut out = Vec::new();
-        let descriptor = SecurityDescriptor {
-            owner: Some(Sid::everyone()),
-            group: Some(Sid::everyone()),
-            dacl: Some(vec![Ace::allow(ALL, Sid::everyone())]),
-            ..SecurityDescriptor::default()
-        };
-        descriptor.encode(&mut out);
-        Ok(out)
+    fn security(&self, parts: u32) -> Result<Vec<u8>, Status> {
+        Ok(security::shown(&self.kept_security(), parts))
     }
 
-    fn set_security(&self, _parts: u32, _descriptor: &[u8]) -> Result<(), Status> {
-        // Accepted, as NetBackup needs, and not kept: a session lives as long as its restore.
+    fn set_security(&self, parts: u32, descriptor: &[u8]) -> Result<(), Status> {
+        let Some(new) = security::replaced(&self.kept_security(), parts, descriptor) else { return Ok(()) };
+        match &self.kind {
+            Kind::Directory(session) => session.keep_security(new),
+            Kind::File(file) => file.keep_security(new),
+        }
         Ok(())
     }
 
@@ -270,7 +286,7 @@ impl Listing for Names {
     fn rewind(&mut self) -> Result<(), Status> {
         let own = metadata(&self.session.directory_info());
         let dots = [".", ".."].map(|name| DirEntry { name: name.to_owned(), metadata: own });
-        let below = self.engine.directories(self.session.components());
+        let below = self.engine.directories(&self.session.components());
         let below = below.iter().map(|session| session.directory_info());
         let infos = below.chain(self.session.list());
         let named = infos.map(|info| DirEntry { name: info.name.clone(), metadata: metadata(&info) });

@@ -1,0 +1,141 @@
+//! What is known of a session's files and of its directory, as clients see it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use super::session::{Content, Entry, Inner, Session};
+use super::state::State;
+
+/// Times of a file, 100-nanosecond intervals since 1601 (MS-DTYP 2.3.3), as clients set them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct Times {
+    pub created: u64,
+    pub accessed: u64,
+    pub written: u64,
+    pub changed: u64,
+}
+
+/// Seconds from 1601 to 1970.
+const EPOCH_SECONDS: u64 = 11_644_473_600;
+
+/// A moment in 100-nanosecond intervals since 1601.
+pub(super) fn file_time(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs() + EPOCH_SECONDS) * 10_000_000 + u64::from(since.subsec_nanos() / 100)
+}
+
+impl Times {
+    pub(super) fn now() -> Self {
+        Self::at(SystemTime::now())
+    }
+
+    pub(super) fn at(time: SystemTime) -> Self {
+        let time = file_time(time);
+        Self { created: time, accessed: time, written: time, changed: time }
+    }
+}
+
+/// What is known of a file or directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Its name as stored, empty for the root.
+    pub name: String,
+    /// Its number, for as long as the service runs.
+    pub number: u64,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Whether clients may not change it.
+    pub own: bool,
+    /// End of file in bytes.
+    pub size: u64,
+    /// Bytes occupied.
+    pub allocation: u64,
+    /// Its times.
+    pub times: Times,
+    /// FileAttributes that a client set.
+    pub attributes: u32,
+}
+
+impl Session {
+    /// What is known of a file.
+    pub(super) fn info(&self, inner: &Inner, entry: &Entry) -> Info {
+        let (size, allocation, own) = match &entry.content {
+            Content::Small(_, file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, false),
+            Content::Own(file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, true),
+            Content::Pancbt(_, bytes) => (bytes.load(Ordering::Relaxed), None, false),
+            Content::Extent(number) => {
+                let disk = match &inner.state {
+                    State::Receiving(receiving) => {
+                        receiving.disks.get(*number).and_then(|slot| slot.disk.as_ref())
+                    }
+                    State::Cfg => None,
+                };
+                disk.map_or((0, Some(0), false), |disk| (disk.end_of_file(), disk.allocated().ok(), false))
+            }
+        };
+        Info {
+            name: entry.name.clone(),
+            number: entry.number,
+            directory: false,
+            own,
+            size,
+            allocation: allocation.unwrap_or_else(|| size.next_multiple_of(4096)),
+            times: entry.times,
+            attributes: entry.attributes,
+        }
+    }
+
+    /// The directory itself.
+    pub fn directory_info(&self) -> Info {
+        Info {
+            name: self.components().pop().unwrap_or_default(),
+            number: self.number,
+            directory: true,
+            own: false,
+            size: 0,
+            allocation: 0,
+            times: self.lock().times,
+            attributes: 0,
+        }
+    }
+
+    /// Sets the directory's times.
+    pub fn set_directory_times(&self, change: impl FnOnce(&mut Times)) {
+        change(&mut self.lock().times);
+    }
+
+    /// Where it still writes to: hypervisor and datastore of each place of an unfinished restore.
+    pub(super) fn destinations(&self) -> Vec<(String, String)> {
+        let inner = self.lock();
+        let State::Receiving(receiving) = &inner.state else { return Vec::new() };
+        if receiving.imported.is_some() {
+            return Vec::new();
+        }
+        let plan = &receiving.plan;
+        plan.places().map(|place| (plan.hypervisor.clone(), place.datastore.clone())).collect()
+    }
+
+    /// The directory's security descriptor as the share encodes it; empty where none was written.
+    pub fn kept_security(&self) -> Arc<[u8]> {
+        Arc::clone(&self.lock().security)
+    }
+
+    /// Keeps it for as long as the service runs.
+    pub fn keep_security(&self, descriptor: Vec<u8>) {
+        self.lock().security = descriptor.into();
+    }
+
+    /// Its files, by name.
+    pub fn list(&self) -> Vec<Info> {
+        let inner = self.lock();
+        inner.files.values().map(|entry| self.info(&inner, entry)).collect()
+    }
+
+    /// The file of that name, through the name that a copy tool uses for now.
+    pub fn find(&self, name: &str) -> Option<Info> {
+        let inner = self.lock();
+        inner.entry(name).map(|entry| self.info(&inner, entry))
+    }
+}

@@ -1,0 +1,75 @@
+//! What a client sees of the room there is.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io;
+use std::sync::Arc;
+
+use super::tests::{VMX, cfg, data, memory_dir, put};
+use super::*;
+use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
+
+const MIB: u64 = 1 << 20;
+
+/// A datastore that has so many bytes left.
+struct Roomy(DirectoryDatastore, u64);
+
+impl Datastore for Roomy {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn space(&self) -> io::Result<Space> {
+        Ok(Space { total: self.1 * 2, available: self.1 })
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.0.exists(path)
+    }
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.0.create_directory(path)
+    }
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        self.0.create_disk(spec)
+    }
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        self.0.open_disk(spec)
+    }
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
+        self.0.put_file(path, contents)
+    }
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.0.get_file(path, limit)
+    }
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.0.remove_file(path)
+    }
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.0.remove_directory(path)
+    }
+}
+
+#[test]
+fn the_room_is_that_of_the_fullest_datastore_in_use() {
+    let root = memory_dir();
+    let store = |name: &str, uuid: Option<&str>, bytes: u64| {
+        let path = root.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        let store = Arc::new(Roomy(DirectoryDatastore::open(&path).unwrap(), bytes));
+        DatastoreEntry { name: name.into(), uuid: uuid.map(str::to_owned), store }
+    };
+    let datastores = vec![
+        store("ds1", None, 500 * MIB),
+        store("ds2", Some("4e31-aa"), 300 * MIB),
+        store("ds3", None, 7 * MIB),
+    ];
+    let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores, inventory: None };
+    let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![local])).unwrap();
+    assert_eq!(engine.space(), Space { total: 14 * MIB, available: 7 * MIB }, "anything might come");
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    // The VMX to ds2, both disks to ds1.
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    assert_eq!(engine.space().available, 300 * MIB, "only the session's datastores count");
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    put(&session, "b-flat.vmdk", &data(2)).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    assert_eq!(engine.space().available, 7 * MIB, "that one writes nothing more");
+}
