@@ -204,7 +204,7 @@ def writes(b):
     lab.check(file.read(0, 1 << 20) == bytes(want[:1 << 20]), "writes: what is read back before the close")
     ranges = file.allocated(0, SIZE)
     lab.check(all(any(a <= at < a + n for a, n in ranges) for at in range(SIZE) if at % 4096 == 0 and want[at]), "writes: allocated ranges hold all data")
-    lab.check(refusal(lambda: file.fsctl(0x9009C, b"")) == smb2.INVALID_DEVICE_REQUEST, "writes: an unknown FSCTL")
+    lab.check(refusal(lambda: file.fsctl(0x9027C, b"")) == smb2.INVALID_DEVICE_REQUEST, "writes: an unknown FSCTL")
     file.close()
     lab.check(b.stored("writes") == bytes(want), "writes: zeros over data are never dropped")
     file = b.raw.create("writes/writes-flat.vmdk", smb2.OPEN)

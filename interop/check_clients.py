@@ -28,7 +28,8 @@ RETRYABLE = {0xC0000043, 0xC0000054, 0xC00000B5, 0xC000009A, 0xC000020C, 0xC0000
 LEASE_KEY = bytes(range(16))
 # FSCTLs that clients try on any share and must be able to do without.
 UNSUPPORTED = {"FILE_LEVEL_TRIM": 0x98208, "QUERY_FILE_REGIONS": 0x90284, "GET_INTEGRITY_INFORMATION": 0x9027C, "DUPLICATE_EXTENTS_TO_FILE": 0x98344,
-               "OFFLOAD_READ": 0x94264, "OFFLOAD_WRITE": 0x98268, "READ_FILE_USN_DATA": 0x900EB, "GET_REPARSE_POINT": 0x900A8}
+               "OFFLOAD_READ": 0x94264, "OFFLOAD_WRITE": 0x98268, "READ_FILE_USN_DATA": 0x900EB}
+GET_REPARSE_POINT, NOT_A_REPARSE_POINT = 0x900A8, 0xC0000275
 GET_COMPRESSION, CREATE_OR_GET_OBJECT_ID = 0x9003C, 0x900C0
 
 
@@ -128,6 +129,7 @@ def fsctls(b):
     answers = {name: refusal(lambda: file.fsctl(code, b"")) for name, code in UNSUPPORTED.items()}
     wrong = {name: f"{status:#x}" for name, status in answers.items() if status != smb2.INVALID_DEVICE_REQUEST}
     lab.check(not wrong, f"fsctls: what is not supported says so {wrong}")
+    lab.check(refusal(lambda: file.fsctl(GET_REPARSE_POINT, b"")) == NOT_A_REPARSE_POINT, "fsctls: no reparse point")
     lab.check(file.fsctl(GET_COMPRESSION, b"") == b"\0\0" and len(file.fsctl(CREATE_OR_GET_OBJECT_ID, b"")) == 64, "fsctls: not compressed; an object id")
     file.fsctl(smb2.SET_SPARSE, b"\1")
     file.fsctl(smb2.SET_SPARSE, b"")
