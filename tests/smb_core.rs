@@ -88,6 +88,20 @@ async fn negotiates_and_answers_an_echo() {
     assert_eq!(Header::decode(&answer).unwrap().status, Status::SUCCESS);
 }
 
+/// Directory leases are for clients that offer them (MS-SMB2 3.3.5.4); impacket does not, and fails where they are announced.
+#[tokio::test(flavor = "multi_thread")]
+async fn directory_leasing_is_announced_to_those_who_offer_it() {
+    for offered in [0, negotiate::CAP_DIRECTORY_LEASING] {
+        let (mut stream, _stop) = start().await;
+        let mut message = negotiate_message(&[0x0302]);
+        let at = smb_proto::header::HEADER_LEN + 8; // Capabilities (2.2.3)
+        message[at..at + 4].copy_from_slice(&offered.to_le_bytes());
+        let answer = exchange(&mut stream, &message).await.unwrap();
+        let response = negotiate::Response::decode(&answer).unwrap();
+        assert_eq!(response.capabilities & negotiate::CAP_DIRECTORY_LEASING, offered);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_id_used_twice_ends_the_connection() {
     let (mut stream, _stop) = start().await;

@@ -49,7 +49,8 @@ fn signing(dialect: u16, request: &wire::Request<'_>) -> (u16, bool) {
 }
 
 fn capabilities(server: &Server, dialect: u16, cipher: u16, offered: u32) -> u32 {
-    let directories = if dialect >= wire::DIALECT_300 { wire::CAP_DIRECTORY_LEASING } else { 0 };
+    // Only to who offers it (3.3.5.4): impacket, which does not, fails on a server that says it has them.
+    let directories = if dialect >= wire::DIALECT_300 { offered & wire::CAP_DIRECTORY_LEASING } else { 0 };
     let large = if dialect >= wire::DIALECT_210 { wire::CAP_LARGE_MTU | wire::CAP_LEASING } else { 0 };
     let encryption = cipher != 0 && (wire::DIALECT_300..wire::DIALECT_311).contains(&dialect);
     // 3.3.5.4: where both sides can.
