@@ -84,8 +84,12 @@ def explorer_copies(client, path, content, tag):
     file = client.create(path, smb2.OVERWRITE_IF, READ_WRITE | DELETE, 0x44, explorers_contexts())
     lab.check({b"MxAc", b"QFid"} <= set(file.contexts), f"{tag} the contexts are answered {sorted(file.contexts)}")
     lease = file.contexts.get(b"RqLs")
-    lab.check(lease is not None and lease[:16] == LEASE_KEY and struct.unpack("<I", lease[16:20])[0] & 1, f"{tag} a lease to read ahead and write behind {lease}")
-    lab.check(b"DH2Q" in file.contexts, f"{tag} durable, for a connection that drops")
+    if path.endswith(".vmdk"):
+        lab.check(lease is not None and lease[:16] == LEASE_KEY and struct.unpack("<I", lease[16:20])[0] & 1, f"{tag} a lease to read ahead and write behind {lease}")
+        lab.check(b"DH2Q" in file.contexts, f"{tag} durable, for a connection that drops")
+    else:
+        # What is cached is closed late: the CFG and the VMX act when they are closed.
+        lab.check(lease is None or struct.unpack("<I", lease[16:20])[0] == 0, f"{tag} not cached {lease}")
     lab.check(len(file.query(NETWORK_OPEN)) == 56, f"{tag} NetworkOpen")
     file.set_end(len(content))
     file.set_info(ALLOCATION, struct.pack("<Q", len(content)))
