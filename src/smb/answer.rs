@@ -46,11 +46,14 @@ pub(super) fn finish(server: &Server, job: &Job, mut answers: Vec<Answer>, outpu
     let room = FRAME_HEADER_LEN + if sealer.is_some() { TRANSFORM_LEN } else { 0 };
     let last = answers.len() - 1;
     for (index, answer) in answers.iter_mut().enumerate() {
-        if index < last {
+        if last > 0 {
+            // The last part too: Windows and Samba fill it up, and their clients' tests look.
             let mut padded = answer.message.bytes().to_vec();
             padded.resize(padded.len().next_multiple_of(8), 0);
-            let next = padded.len() as u32;
-            padded[20..24].copy_from_slice(&next.to_le_bytes());
+            if index < last {
+                let next = padded.len() as u32;
+                padded[20..24].copy_from_slice(&next.to_le_bytes());
+            }
             answer.message = Buffer::from_vec(padded);
         }
         if let (Some(session), true, None) = (&answer.session, answer.sign, sealer) {
