@@ -39,6 +39,20 @@ fn the_next_in_line_gets_what_is_released() {
 }
 
 #[test]
+fn a_cancel_that_comes_while_the_request_runs_again_is_not_lost() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let first = client.open(&Open::file("a")).file_id();
+    let second = client.open(&Open::file("a")).file_id();
+    assert_eq!(lock(&mut client, first, FLAG_EXCLUSIVE).status(), Status::SUCCESS);
+    let interim = lock(&mut client, second, FLAG_EXCLUSIVE);
+    let job = client.take(&interim);
+    client.send_cancel(&interim);
+    assert!(client.rerun(&interim, job).is_empty(), "it has to wait again");
+    assert_eq!(only(&client.poll()), Status::CANCELLED);
+}
+
+#[test]
 fn a_close_ends_the_wait() {
     let desk = Desk::new();
     let (mut client, _, second) = waiting(&desk);

@@ -15,7 +15,7 @@ use super::answer::{Answer, data, finish};
 use super::buffer::Buffer;
 use super::charge;
 use super::commands::{self, logoff, negotiate, session_setup, tree_connect};
-use super::connection::{Connection, PARKED_MAX, Signal};
+use super::connection::{Connection, PARKED_MAX, Rerun, Signal};
 use super::job::{Job, part};
 use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
 use super::server::{PAYLOAD_BYTES_MAX, Server};
@@ -100,7 +100,10 @@ pub fn run(
                 }
                 outcome => answers.push(stage.answer(&mut job, outcome)),
             }
-            (job.async_id, job.reservation) = (None, None);
+            if let Some(id) = job.async_id.take() {
+                lock(&connection.rerun).remove(&id);
+            }
+            job.reservation = None;
         }
         job.at = end;
         if !more || job.mute {
@@ -155,16 +158,17 @@ fn response_header(command: Command, status: Status, credits: u16) -> Header {
 
 /// CANCEL (MS-SMB2 3.3.5.16): by AsyncId, or by the MessageId of a request that has not been told its own yet.
 fn cancel(connection: &Connection, header: &Header) {
-    let found = {
-        let parked = lock(&connection.parked);
-        if header.flags.contains(Flags::ASYNC_COMMAND) {
-            parked.contains_key(&header.async_id).then_some(header.async_id)
-        } else {
-            parked.iter().find(|(_, job)| job.message_id == header.message_id).map(|(id, _)| *id)
-        }
+    let by_async_id = header.flags.contains(Flags::ASYNC_COMMAND);
+    let is_meant = |id: u64, message_id: u64| {
+        if by_async_id { id == header.async_id } else { message_id == header.message_id }
     };
-    if let Some(id) = found {
-        connection.signal(Signal::Cancel(id));
+    let parked = lock(&connection.parked);
+    if let Some((id, _)) = parked.iter().find(|(id, job)| is_meant(**id, job.message_id)) {
+        connection.signal(Signal::Cancel(*id));
+    } else if let Some((_, rerun)) =
+        lock(&connection.rerun).iter_mut().find(|(id, rerun)| is_meant(**id, rerun.message_id))
+    {
+        rerun.cancelled = true; // if it has to wait again, that wait is over at once
     }
 }
 
@@ -199,8 +203,14 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
     }
     finish(server, &job, answers, output);
     (job.armed, output.parked) = (false, Some(id));
-    lock(&connection.parked).insert(id, job);
-    if !server.wait(wait.key, connection, id, wait.seen) {
+    let cancelled = {
+        let mut parked = lock(&connection.parked);
+        parked.insert(id, job);
+        lock(&connection.rerun).remove(&id).is_some_and(|rerun| rerun.cancelled)
+    };
+    if cancelled {
+        connection.signal(Signal::Cancel(id));
+    } else if !server.wait(wait.key, connection, id, wait.seen) {
         connection.signal(Signal::Wake(id));
     }
 }
@@ -217,6 +227,8 @@ pub fn unpark(server: &Server, connection: &Connection, signal: Signal) -> Optio
         return None;
     }
     let mut job = parked.remove(&id)?;
+    let rerun = Rerun { message_id: job.message_id, cancelled: matches!(signal, Signal::Cancel(_)) };
+    lock(&connection.rerun).insert(id, rerun);
     drop(parked);
     job.timed &= !matches!(signal, Signal::Expire(_));
     if let Some(key) = job.key.take() {

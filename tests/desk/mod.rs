@@ -300,6 +300,27 @@ impl Client {
         self.act(Signal::Cancel(interim.header().async_id))
     }
 
+    /// The frame of a CANCEL, by the request's MessageId, as it comes in; what it sets off is not run.
+    pub fn send_cancel(&mut self, interim: &Message) {
+        let next = std::mem::replace(&mut self.next, interim.header().message_id);
+        let output = self.run_only(vec![part(Command::CANCEL, false, |out| out.extend([4, 0, 0, 0]))]);
+        assert!(output.frames.is_empty() && !output.disconnect);
+        self.next = next;
+    }
+
+    /// Takes a parked request out to run again.
+    pub fn take(&mut self, interim: &Message) -> Job {
+        let wake = Signal::Wake(interim.header().async_id);
+        dispatch::unpark(&self.server, &self.connection, wake).unwrap()
+    }
+
+    /// Runs one that was taken out.
+    pub fn rerun(&mut self, interim: &Message, job: Job) -> Vec<Message> {
+        let wake = Signal::Wake(interim.header().async_id);
+        let output = dispatch::run(&self.server, &self.connection, job, Some(wake), NOW);
+        self.sent(&output)
+    }
+
     /// Lets the time of a parked request run out.
     pub fn expire(&mut self, interim: &Message) -> Vec<Message> {
         self.act(Signal::Expire(interim.header().async_id))
