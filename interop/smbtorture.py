@@ -87,7 +87,7 @@ def main(arguments):
                     print(f"    short of Samba: {test}: {results.get(test, 'not run')}")
             for (of, test), result in ours.items():
                 if of == f"smb2.{suite}" and result == "success" and results.get(test) != "success":
-                    lost.append(test)
+                    lost.append((suite, test))
             if "panicked" in log:
                 panics.append(suite)
     if update:
@@ -95,8 +95,14 @@ def main(arguments):
         (REFERENCE / "importfs.tsv").write_text("\n".join(["suite\ttest\tresult", *rows]) + "\n")
         print(f"wrote {REFERENCE / 'importfs.tsv'}")
         return
-    for test in lost:
-        lab.check(False, f"{test} passed before")
+    # Many tests measure time, and six suites share the machine: what failed has a second chance alone, and is named.
+    for suite in sorted({suite for suite, _ in lost}):
+        again, _, log = run(suite, known)
+        if "panicked" in log:
+            panics.append(suite)
+        for test in (test for of, test in lost if of == suite):
+            print(f"failed beside other suites: {test}")
+            lab.check(again.get(test) == "success", f"{test} passed before and passes alone")
     lab.check(not panics, f"no panic in a log {' '.join(panics)}")
     lab.finish()
 
