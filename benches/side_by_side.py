@@ -1,6 +1,6 @@
 """importfs beside Samba's smbd: the same client, the same tmpfs, alternating runs, medians and ratios.
 
-    python3 benches/side_by_side.py [--mib 4096] [--runs 5] [--where /dev/shm]
+    python3 benches/side_by_side.py [--mib 4096] [--runs 5] [--where /dev/shm] [--rows REGEX]
 
 Rows: put (into a new file and over an existing one) and get on a directory share, plain, signed and encrypted, of random data
 and of zeros; puts of both on the import share. For each: MB/s of both servers and their ratio, CPU seconds of each server and of
@@ -9,6 +9,7 @@ its client. Then eight clients that put at once, and the peak memory of each ser
 import argparse
 import os
 import pathlib
+import re
 import resource
 import statistics
 import subprocess
@@ -156,6 +157,7 @@ def main():
     parser.add_argument("--mib", type=int, default=4096)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--where", default="/dev/shm")
+    parser.add_argument("--rows", default="", help="only rows whose name this expression is found in")
     arguments = parser.parse_args()
     lab.need("smbclient", "smbd")
     size = arguments.mib << 20
@@ -173,6 +175,8 @@ def main():
     print("|---|---|---|---|---|---|---|---|---|")
 
     def pair(name, command, options, share="dir", prepare=lambda turn: None, clean=lambda: None):
+        if not re.search(arguments.rows, name):
+            return
         a, b = [], []
         for turn in range(arguments.runs + 1):
             prepare(turn)
@@ -194,6 +198,9 @@ def main():
         for kind in ("random", "zeros"):
             pair(f"put {kind}, new file, {mode}", f"put {kind} x", options, clean=clean)
         pair(f"put random, over a file, {mode}", "put random x", options)
+        if re.search(arguments.rows, f"get random, {mode}"):
+            for server in (ours, theirs):
+                Run(server, "dir", "put random x", options, size, work)
         pair(f"get random, {mode}", "get x /dev/null", options)
         clean()
 
@@ -214,8 +221,10 @@ def main():
             if "NT_STATUS" in made.stdout:
                 sys.exit(made.stdout)
 
-        def clean_import():
+        def clean_import(kind=kind):
             clean()
+            # The sessions first: one that is open holds its disks, and their space.
+            lab.smbclient(ours.port, "import", f"deltree {kind}*", cwd=work)
             for path in ours.datastore.glob("*/*-flat.vmdk"):
                 path.unlink()
 
