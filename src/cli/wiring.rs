@@ -8,6 +8,7 @@ use crate::config::{self, Config, DatastoreConfig, HypervisorConfig};
 use crate::datastore::nbd::{ClientOptions, NbdOptions};
 use crate::datastore::{Datastore, DirectoryDatastore, NbdDatastore};
 use crate::disk::Options;
+use crate::disk::digest::Algorithm;
 use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, NameRules, OnConflict};
 use crate::inventory::Inventory;
 use crate::vsphere::Account;
@@ -34,6 +35,11 @@ pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
         max_sessions: import.max_sessions,
         stage_bytes_max: Some(import.stage_max_bytes).filter(|bytes| *bytes > 0),
         on_conflict: on_conflict(config),
+        digest: match import.digest {
+            config::DigestAlgorithm::None => None,
+            config::DigestAlgorithm::Sha256 => Some(Algorithm::Sha256),
+            config::DigestAlgorithm::Sha512 => Some(Algorithm::Sha512),
+        },
         log_bytes_max: import.log_max_bytes,
         disk_bytes_in_flight: import.disk_bytes_in_flight,
         session_bytes_in_flight: import.session_bytes_in_flight,

@@ -178,6 +178,18 @@ impl Default for SmbConfig {
     }
 }
 
+/// Which digest of its disks a restore gets in its import.log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DigestAlgorithm {
+    /// None is taken.
+    None,
+    /// SHA-256
+    Sha256,
+    /// SHA-512
+    Sha512,
+}
+
 /// What happens when a destination exists, in a CFG that does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -238,6 +250,8 @@ pub struct ImportConfig {
     pub stage_max_bytes: u64,
     /// What a CFG without `on-conflict` gets.
     pub on_conflict: OnConflict,
+    /// Disks are read back when the VMX has arrived, and their digest stands in import.log.
+    pub digest: DigestAlgorithm,
     /// Bytes to which a session's import.log grows.
     pub log_max_bytes: u64,
     /// Bytes on their way to one disk at once.
@@ -261,6 +275,7 @@ impl Default for ImportConfig {
             max_sessions: 1024,
             stage_max_bytes: 0,
             on_conflict: OnConflict::Stop,
+            digest: DigestAlgorithm::None,
             log_max_bytes: 64 << 20,
             disk_bytes_in_flight: 64 << 20,
             session_bytes_in_flight: 128 << 20,

@@ -19,6 +19,7 @@ use super::state::State;
 use crate::datastore::Space;
 use crate::datastore::stage::Stage;
 use crate::disk::Options;
+use crate::disk::digest::Algorithm;
 use crate::journal::Record;
 
 /// Components of a directory's path: VM directories lie at the top or one or two below.
@@ -50,6 +51,8 @@ pub struct EngineSettings {
     pub names: NameRules,
     /// A session in which nothing happens for this long is marked; zero marks none.
     pub idle: Duration,
+    /// The digest of each finished disk that import.log gets; `None`: none is taken.
+    pub digest: Option<Algorithm>,
 }
 
 impl EngineSettings {
@@ -67,6 +70,7 @@ impl EngineSettings {
             session_bytes_in_flight: 128 << 20,
             names: NameRules::default(),
             idle: Duration::ZERO,
+            digest: None,
         }
     }
 }
@@ -83,6 +87,7 @@ pub(super) struct Shared {
     pub(super) session_bytes_in_flight: u64,
     pub(super) names: NameRules,
     pub(super) idle: Duration,
+    pub(super) digest: Option<Algorithm>,
     numbers: AtomicU64,
 }
 
@@ -138,6 +143,7 @@ impl Engine {
                 session_bytes_in_flight: settings.session_bytes_in_flight,
                 names: settings.names,
                 idle: settings.idle,
+                digest: settings.digest,
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),

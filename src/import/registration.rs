@@ -32,7 +32,7 @@ impl Session {
         };
         let target = plan.place.vmfs(plan.taken.target_vmx());
         self.log.line(&Event::Importing(&target).to_string());
-        let outcome = self.import_vmx(name, bytes, &plan, &copied);
+        let outcome = self.log_digests().and_then(|()| self.import_vmx(name, bytes, &plan, &copied));
         let mut inner = self.lock();
         let before = inner.faults.len();
         inner.faults.retain(|fault| fault.file != fold_name(name));
@@ -53,6 +53,25 @@ impl Session {
             self.release_stage(&mut inner);
         }
         self.log.line(&Event::DoneImporting(&target).to_string());
+        Ok(())
+    }
+
+    /// Reads every disk back and has its digest in import.log. Nothing writes to them meanwhile: their extents are closed, and
+    /// the VMX is here.
+    fn log_digests(&self) -> Result<(), ImportError> {
+        let Some(algorithm) = self.shared.digest else { return Ok(()) };
+        let disks: Vec<_> = match &self.lock().state {
+            State::Receiving(receiving) => receiving
+                .disks
+                .iter()
+                .filter_map(|slot| Some((self.display(&slot.plan.extent), Arc::clone(slot.disk.as_ref()?))))
+                .collect(),
+            _ => return Ok(()),
+        };
+        for (path, disk) in disks {
+            let digest = algorithm.of(&disk).map_err(ImportError::disk(&path))?;
+            self.log.line(&Event::Note(&format!("{}: {path} {digest}", algorithm.name())).to_string());
+        }
         Ok(())
     }
 

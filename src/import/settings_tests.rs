@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::tests::{VMX, cfg, data, log, memory_dir, put};
 use super::*;
 use crate::datastore::DirectoryDatastore;
+use crate::disk::digest::Algorithm;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -87,6 +88,26 @@ fn a_session_that_nothing_happens_in_is_marked_once_and_kept() {
     assert_eq!(std::fs::read(root.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(1));
     let share = engine.session(&[]).unwrap();
     assert!(!log(&share).contains("nothing has happened"), "the share's root is nobody's restore");
+}
+
+#[test]
+fn digests_stand_in_the_log_where_they_are_wanted() {
+    use sha2::{Digest, Sha256};
+    for wanted in [None, Some(Algorithm::Sha256)] {
+        let root = memory_dir();
+        let engine = engine(root.path(), |settings| settings.digest = wanted);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", &data(1)).unwrap();
+        put(&session, "b-flat.vmdk", &data(2)).unwrap();
+        put(&session, "a.vmx", VMX).unwrap();
+        let told = log(&session);
+        for (seed, name) in [(1, "a"), (2, "b")] {
+            let hash: String = Sha256::digest(data(seed)).iter().map(|byte| format!("{byte:02x}")).collect();
+            let line = format!(": sha256: /vm/{name}-flat.vmdk {hash}");
+            assert_eq!(told.contains(&line), wanted.is_some(), "{told}");
+        }
+    }
 }
 
 #[test]
