@@ -277,7 +277,7 @@ fn import_desk() -> Desk {
     let store = root.path().join("ds");
     std::fs::create_dir(&store).unwrap();
     let store = Arc::new(DirectoryDatastore::open(&store).unwrap());
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
     let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores, inventory: None };
     let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![local]));
     let share = ImportShare::new(Arc::new(engine.unwrap()), "import");

@@ -74,6 +74,8 @@ struct RoomAnswer {
     free_bytes: u64,
     thick_bytes: u64,
     thin_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<String>,
 }
 
 pub(super) fn run(options: &Check) -> Result<(), Failure> {
@@ -130,6 +132,7 @@ fn plan_answer(resolved: &Resolved) -> PlanAnswer {
         free_bytes: room.space.available,
         thick_bytes: room.thick,
         thin_bytes: room.thin,
+        written: room.written.clone(),
     });
     PlanAnswer {
         vm_name: plan.taken.vm_name.clone(),
@@ -181,6 +184,9 @@ fn text(answer: &Answer) -> String {
             "  {}: {} bytes free of {}; thick disks take {}, thin ones up to {}",
             room.name, room.free_bytes, room.total_bytes, room.thick_bytes, room.thin_bytes
         );
+        if let Some(written) = &room.written {
+            let _ = writeln!(out, "  {written}");
+        }
     }
     out
 }

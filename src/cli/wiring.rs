@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::{self, Config, DatastoreConfig, HypervisorConfig};
+use crate::config::{self, Config, DatastoreConfig, HypervisorConfig, HypervisorKind, Writer};
 use crate::datastore::nbd::{ClientOptions, NbdOptions};
 use crate::datastore::{Datastore, DirectoryDatastore, NbdDatastore};
 use crate::disk::Options;
@@ -62,7 +62,9 @@ pub(super) fn on_conflict(config: &Config) -> OnConflict {
 fn make_default_datastores(config: &Config) -> Result<(), Failure> {
     let stores = config.hypervisors.iter().flat_map(|hypervisor| &hypervisor.datastores);
     for store in stores.filter(|store| store.embedded) {
-        std::fs::create_dir_all(&store.path).map_err(|e| Failure::file(&store.path, e))?;
+        if let Some(path) = &store.path {
+            std::fs::create_dir_all(path).map_err(|e| Failure::file(path, e))?;
+        }
     }
     Ok(())
 }
@@ -93,28 +95,44 @@ pub(super) fn hypervisors(config: &Config) -> Result<Hypervisors, Failure> {
             inventory: inventory(hypervisor)?,
             name: hypervisor.name.clone(),
             aliases: hypervisor.aliases.clone(),
-            datastores: hypervisor.datastores.iter().map(datastore).collect::<Result<_, _>>()?,
+            datastores: hypervisor
+                .datastores
+                .iter()
+                .map(|store| datastore(hypervisor, store))
+                .collect::<Result<_, _>>()?,
         });
     }
     Ok(Hypervisors(found))
 }
 
 /// A datastore with its driver.
-fn datastore(store: &DatastoreConfig) -> Result<DatastoreEntry, Failure> {
+fn datastore(hypervisor: &HypervisorConfig, store: &DatastoreConfig) -> Result<DatastoreEntry, Failure> {
     let name = &store.name;
-    let directory = DirectoryDatastore::open(&store.path).map_err(|error| {
-        Failure::Usage(format!("datastore {name}: {}: {error}; is it mounted?", store.path.display()))
-    })?;
-    let driver: Arc<dyn Datastore> = match &store.nbd {
-        None => Arc::new(directory),
-        Some(nbd) => {
+    let (writer, why) = store.written(hypervisor.kind);
+    let missing = |what: &str| {
+        Failure::Usage(format!("datastore {name}: writer = \"{}\" needs {what}", writer.as_str()))
+    };
+    let directory = || {
+        let path = store.path.as_ref().ok_or_else(|| missing("a path"))?;
+        DirectoryDatastore::open(path).map_err(|error| {
+            Failure::Usage(format!("datastore {name}: {}: {error}; is it mounted?", path.display()))
+        })
+    };
+    let driver: Arc<dyn Datastore> = match writer {
+        Writer::Nbd => {
+            let nbd = store.nbd.as_ref().ok_or_else(|| missing("the table nbd"))?;
             let client =
                 ClientOptions { connections: nbd.connections, retry: Duration::from_secs(nbd.retry_seconds) };
             let fresh_reads_zero = nbd.fresh_reads_zero;
             let options = NbdOptions { template: nbd.uri.clone(), client, fresh_reads_zero };
-            let opened = NbdDatastore::new(name, options, Arc::new(directory));
+            let opened = NbdDatastore::new(name, options, Arc::new(directory()?));
             Arc::new(opened.map_err(|why| Failure::Usage(format!("datastore {name}: nbd.uri: {why}")))?)
         }
+        Writer::Auto | Writer::Directory => Arc::new(directory()?),
+        Writer::Nfc | Writer::Hotadd => return Err(missing("a later version")),
     };
-    Ok(DatastoreEntry { name: name.clone(), uuid: store.uuid.clone(), store: driver })
+    // Where there is nothing but directories, nobody asks.
+    let choice = hypervisor.kind == HypervisorKind::Vsphere || store.nbd.is_some();
+    let written = choice.then(|| format!("{name} is written by \"{}\": {why}", writer.as_str()));
+    Ok(DatastoreEntry { name: name.clone(), uuid: store.uuid.clone(), store: driver, written })
 }

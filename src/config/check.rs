@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use super::{Config, HypervisorConfig, HypervisorKind, NbdConfig, ShareKind};
+use super::{Config, DatastoreConfig, HypervisorConfig, HypervisorKind, NbdConfig, ShareKind, Writer};
+use crate::datastore::stream_optimized::{LEVEL_MAX, THREADS_MAX};
 use crate::vsphere::tls::Thumbprint;
 
 /// The smallest and largest grain: a sector cluster, and what still finds holes in a sparse disk.
@@ -17,7 +18,7 @@ const BYTES_IN_FLIGHT_MIN: usize = 32 << 20;
 /// Connections to an NBD server for each disk: more only queue at the server.
 const NBD_CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=16;
 /// How long a client may be held: a day is already past any backup window.
-const NBD_RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
+const RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// The longest NetBIOS-style name that clients accept.
 const NAME_CHARS_MAX: usize = 15;
 /// The longest share name (MS-SRVS 2.2.4.23: NNLEN).
@@ -211,9 +212,7 @@ fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
             }
         }
         for (n, store) in hypervisor.datastores.iter().enumerate() {
-            if let Some(nbd) = &store.nbd {
-                nbd_problems(&format!("{at}.datastore[{n}].nbd"), nbd, found);
-            }
+            writer(&format!("{at}.datastore[{n}]"), hypervisor, store, found);
         }
         if hypervisor.datastores.is_empty() {
             found.push((format!("{at}.datastore"), format!("'{}' has no datastore", hypervisor.name)));
@@ -221,11 +220,64 @@ fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
     }
 }
 
+/// Whether a datastore has what its driver needs, and nothing that another's would.
+fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, found: &mut Vec<Problem>) {
+    let mut wrong = |key: &str, message: String| found.push((format!("{at}.{key}"), message));
+    let (writer, _) = store.written(hypervisor.kind);
+    let name = writer.as_str();
+    match writer {
+        Writer::Directory | Writer::Nbd if store.path.is_none() => {
+            wrong(
+                "path",
+                format!("'{}' needs the path at which it is mounted here (writer = \"{name}\")", store.name),
+            );
+        }
+        Writer::Nfc if hypervisor.kind != HypervisorKind::Vsphere => {
+            wrong("writer", "\"nfc\" uploads to a vCenter or an ESXi host: kind = \"vsphere\"".to_owned());
+        }
+        Writer::Nfc | Writer::Hotadd => {
+            wrong(
+                "writer",
+                format!("\"{name}\" is not to be had yet; mount the datastore and give its path"),
+            );
+        }
+        _ => {}
+    }
+    if writer == Writer::Nbd && store.nbd.is_none() {
+        wrong("nbd", "writer = \"nbd\" needs the table [hypervisor.datastore.nbd]".to_owned());
+    }
+    let tables = [(Writer::Nbd, "nbd", store.nbd.is_some()), (Writer::Nfc, "nfc", store.nfc.is_some())];
+    for (of, table, _) in tables.into_iter().filter(|(of, _, given)| *given && *of != writer) {
+        wrong(
+            table,
+            format!(
+                "it belongs to writer = \"{}\", and '{}' is written by \"{name}\"",
+                of.as_str(),
+                store.name
+            ),
+        );
+    }
+    if let Some(nfc) = &store.nfc {
+        if nfc.level > LEVEL_MAX {
+            wrong("nfc.level", format!("{} is not from 0 to {LEVEL_MAX}", nfc.level));
+        }
+        if let Some(threads) = nfc.threads.filter(|threads| !(1..=THREADS_MAX).contains(threads)) {
+            wrong("nfc.threads", format!("{threads} is not from 1 to {THREADS_MAX}"));
+        }
+        if !RETRY_SECONDS.contains(&nfc.retry_seconds) {
+            wrong("nfc.retry-seconds", format!("{} is not from 1 to 86400", nfc.retry_seconds));
+        }
+    }
+    if let Some(nbd) = &store.nbd {
+        nbd_problems(&format!("{at}.nbd"), nbd, found);
+    }
+}
+
 fn nbd_problems(at: &str, nbd: &NbdConfig, found: &mut Vec<Problem>) {
     if !NBD_CONNECTIONS.contains(&nbd.connections) {
         found.push((format!("{at}.connections"), format!("{} is not from 1 to 16", nbd.connections)));
     }
-    if !NBD_RETRY_SECONDS.contains(&nbd.retry_seconds) {
+    if !RETRY_SECONDS.contains(&nbd.retry_seconds) {
         found.push((format!("{at}.retry-seconds"), format!("{} is not from 1 to 86400", nbd.retry_seconds)));
     }
 }

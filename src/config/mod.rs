@@ -351,6 +351,36 @@ pub struct HypervisorConfig {
     pub datastores: Vec<DatastoreConfig>,
 }
 
+/// Which driver writes a datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writer {
+    /// The best that the rest of the configuration allows ([`DatastoreConfig::written`]).
+    #[default]
+    Auto,
+    /// Straight into `path`.
+    Directory,
+    /// Whole machines, by HttpNfcLease.
+    Nfc,
+    /// Disks that are attached to this appliance.
+    Hotadd,
+    /// Disks to exports of an NBD server, the rest into `path`.
+    Nbd,
+}
+
+impl Writer {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Directory => "directory",
+            Self::Nfc => "nfc",
+            Self::Hotadd => "hotadd",
+            Self::Nbd => "nbd",
+        }
+    }
+}
+
 /// `[[hypervisor.datastore]]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -360,12 +390,49 @@ pub struct DatastoreConfig {
     /// Its UUID as in `/vmfs/volumes/<uuid>`.
     pub uuid: Option<String>,
     /// Where it is mounted here.
-    pub path: PathBuf,
+    pub path: Option<PathBuf>,
+    /// Which driver writes it.
+    #[serde(default)]
+    pub writer: Writer,
     /// It belongs to [`Config::embedded`] and is made on the first start.
     #[serde(skip)]
     pub embedded: bool,
     /// `[hypervisor.datastore.nbd]`: disks go to exports of an NBD server, everything else to `path`.
     pub nbd: Option<NbdConfig>,
+    /// `[hypervisor.datastore.nfc]`
+    pub nfc: Option<NfcConfig>,
+}
+
+impl DatastoreConfig {
+    /// The driver that writes it, and why that one; never [`Writer::Auto`].
+    pub fn written(&self, kind: HypervisorKind) -> (Writer, &'static str) {
+        match (self.writer, &self.nbd, &self.path, kind) {
+            (Writer::Auto, Some(_), ..) => (Writer::Nbd, "the configuration has an NBD server for it"),
+            (Writer::Auto, None, Some(_), _) => (Writer::Directory, "it is mounted here"),
+            (Writer::Auto, None, None, HypervisorKind::Vsphere) => (Writer::Nfc, "it is not mounted here"),
+            // It lacks its path, which is told.
+            (Writer::Auto, None, None, HypervisorKind::Directory) => (Writer::Directory, ""),
+            (writer, ..) => (writer, "the configuration says so"),
+        }
+    }
+}
+
+/// `[hypervisor.datastore.nfc]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct NfcConfig {
+    /// How hard disks are compressed on their way: zlib's level, 0 (not at all) to 9.
+    pub level: u32,
+    /// Threads that compress, for each disk on its way; absent: as many as there are processors.
+    pub threads: Option<usize>,
+    /// Seconds for which an upload that broke is begun again.
+    pub retry_seconds: u64,
+}
+
+impl Default for NfcConfig {
+    fn default() -> Self {
+        Self { level: 1, threads: None, retry_seconds: 900 }
+    }
 }
 
 /// `[hypervisor.datastore.nbd]`
@@ -465,9 +532,11 @@ impl Config {
                 datastores: vec![DatastoreConfig {
                     name: "datastore1".into(),
                     uuid: None,
-                    path: data_dir.join("datastore1"),
+                    path: Some(data_dir.join("datastore1")),
+                    writer: Writer::Auto,
                     embedded: true,
                     nbd: None,
+                    nfc: None,
                 }],
             }],
         }

@@ -99,9 +99,11 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
         })
         .collect();
     let text = uncommented.join("\n");
-    parse(&text).unwrap();
+    // The sample goes before what it shows.
+    let soon = parse(&text).unwrap_err().to_string();
+    assert!(soon.lines().count() == 1 && soon.contains("\"nfc\" is not to be had yet"), "{soon}");
     assert!(uncommented.iter().filter(|line| SAMPLE.contains(&format!("\n#{line}\n"))).count() > 3);
-    let nested = "[hypervisor.datastore.nbd]";
+    let nested = ["[hypervisor.datastore.nbd]", "[hypervisor.datastore.nfc]"];
     for table in [
         "[server]",
         "[smb]",
@@ -110,17 +112,18 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
         "[[share]]",
         "[[hypervisor]]",
         "[[hypervisor.datastore]]",
-        nested,
+        nested[0],
+        nested[1],
     ] {
         let section = text.split(table).nth(1).unwrap();
         let section = section.split("\n[").next().unwrap();
+        let above = if nested.contains(&table) { "[[hypervisor.datastore]]\n" } else { "" };
         let keys = known_keys(
-            &table
-                .replace(nested, "[[hypervisor.datastore]]\n[hypervisor.datastore.nbd]")
+            &format!("{above}{table}")
                 .replace("[[hypervisor.datastore]]", "[[hypervisor]]\n[[hypervisor.datastore]]"),
         );
         assert!(keys.len() > 2, "{table}: {keys:?}");
-        for key in keys.iter().filter(|key| !["datastore", "nbd"].contains(&key.as_str())) {
+        for key in keys.iter().filter(|key| !["datastore", "nbd", "nfc"].contains(&key.as_str())) {
             let everywhere = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(
                 section.contains(&format!("\n{key} = "))
@@ -173,4 +176,51 @@ fn a_vsphere_hypervisor_says_whom_it_trusts() {
     let text = "[[hypervisor]]\nname = \"a\"\nkind = \"directory\"\nusername = \"u\"\n";
     let error = Config::parse(Path::new("x"), text).unwrap_err().to_string();
     assert!(error.contains("line 4") && error.contains("it belongs to kind = \"vsphere\""), "{error}");
+}
+
+#[test]
+fn a_datastore_says_how_it_is_written() {
+    let parse = |kind: &str, more: &str| {
+        let login =
+            "url = \"https://vc/sdk\"\nusername = \"u\"\npassword-file = \"/p\"\nca-file = \"/ca.pem\"\n";
+        let text = format!(
+            "[[share]]\nname = \"import\"\nkind = \"import\"\n[[hypervisor]]\nname = \"vc\"\nkind = \"{kind}\"\n{}\
+             [[hypervisor.datastore]]\nname = \"ds1\"\n{more}",
+            if kind == "vsphere" { login } else { "" }
+        );
+        self::parse(&text).map_err(|error| error.to_string())
+    };
+    let written = |kind: &str, more: &str| {
+        let hypervisor = &parse(kind, more).unwrap().hypervisors[0];
+        hypervisor.datastores[0].written(hypervisor.kind).0
+    };
+    let (path, nbd) = ("path = \"/x\"\n", "[hypervisor.datastore.nbd]\nuri = \"nbd://h/x\"\n");
+    assert_eq!(written("vsphere", path), Writer::Directory);
+    assert_eq!(written("vsphere", &format!("{path}{nbd}")), Writer::Nbd);
+    assert_eq!(written("directory", &format!("{path}writer = \"directory\"\n")), Writer::Directory);
+    for (kind, more, part) in [
+        ("directory", String::new(), "datastore.path: 'ds1' needs the path"),
+        (
+            "vsphere",
+            format!("{path}writer = \"directory\"\n{nbd}"),
+            "datastore.nbd: it belongs to writer = \"nbd\"",
+        ),
+        ("vsphere", format!("{path}writer = \"nbd\"\n"), "datastore.nbd: writer = \"nbd\" needs the table"),
+        (
+            "vsphere",
+            format!("{path}[hypervisor.datastore.nfc]\nlevel = 10\n"),
+            "datastore.nfc.level: 10 is not from 0 to 9",
+        ),
+        ("vsphere", "[hypervisor.datastore.nfc]\nthreads = 0\n".into(), "nfc.threads: 0 is not from 1 to 16"),
+        (
+            "vsphere",
+            "[hypervisor.datastore.nfc]\nretry-seconds = 0\n".into(),
+            "retry-seconds: 0 is not from 1 to 86400",
+        ),
+        ("directory", "writer = \"nfc\"\n".into(), "datastore.writer: "),
+        ("vsphere", "writer = \"hotadd\"\n".into(), "\"hotadd\" is not to be had yet"),
+    ] {
+        let error = parse(kind, &more).unwrap_err();
+        assert!(error.contains(part), "{part}\n{error}");
+    }
 }

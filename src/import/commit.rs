@@ -154,7 +154,8 @@ impl Session {
         for text in session_block(&self.display(""), &plan.taken) {
             self.log.line(&text);
         }
-        for note in rooms.iter().filter_map(preflight::Room::warning).chain(notes) {
+        let written = rooms.iter().filter_map(|room| room.written.clone());
+        for note in written.chain(rooms.iter().filter_map(preflight::Room::warning)).chain(notes) {
             self.log.line(&Event::Note(&note).to_string());
         }
         inner.state = State::Receiving(Box::new(Receiving::new(plan, self.shared.disk_bytes_in_flight)));

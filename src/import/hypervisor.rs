@@ -14,6 +14,8 @@ pub struct DatastoreEntry {
     pub uuid: Option<String>,
     /// Its driver.
     pub store: Arc<dyn Datastore>,
+    /// Which driver that is and why, where the configuration left a choice: a line for the log.
+    pub written: Option<String>,
 }
 
 /// What a CFG's servername names.

@@ -12,7 +12,7 @@ use crate::datastore::DirectoryDatastore;
 
 fn hypervisors(root: &Path) -> Hypervisors {
     let store = std::sync::Arc::new(DirectoryDatastore::open(&root.join("ds")).unwrap());
-    let entry = DatastoreEntry { name: "ds1".into(), uuid: None, store };
+    let entry = DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None };
     Hypervisors(vec![Hypervisor {
         name: "local".into(),
         aliases: Vec::new(),

@@ -41,6 +41,8 @@ pub struct Room {
     pub thick: u64,
     /// Bytes to which its thin disks may grow.
     pub thin: u64,
+    /// Which driver writes it and why, where there was a choice.
+    pub written: Option<String>,
 }
 
 impl Room {
@@ -279,10 +281,12 @@ fn rooms(plan: &Plan, hypervisor: &Hypervisor) -> Result<Vec<Room>, Vec<CfgProbl
     }
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for (name, (thick, thin, last)) in needs {
-        let space = match hypervisor.datastore(name) {
+        let entry = hypervisor.datastore(name);
+        let space = match entry {
             Some(entry) => entry.store.space().map_err(ImportError::io(name)),
             None => Err(ImportError::NotFound(name.to_owned())),
         };
+        let written = entry.and_then(|entry| entry.written.clone());
         match space {
             Err(error) => problems.push(plan.asked.problem("dsname", error.to_string())),
             Ok(space) if thick > space.available => {
@@ -292,7 +296,7 @@ fn rooms(plan: &Plan, hypervisor: &Hypervisor) -> Result<Vec<Room>, Vec<CfgProbl
                 );
                 problems.push(plan.asked.problem(&format!("vmdk.{last}.size"), message));
             }
-            Ok(space) => found.push(Room { datastore: name.to_owned(), space, thick, thin }),
+            Ok(space) => found.push(Room { datastore: name.to_owned(), space, thick, thin, written }),
         }
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }

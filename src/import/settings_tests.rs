@@ -17,7 +17,7 @@ fn engine(root: &Path, change: impl FnOnce(&mut EngineSettings)) -> Engine {
     let at = root.join("ds");
     std::fs::create_dir_all(&at).unwrap();
     let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
-    let twin = DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store };
+    let twin = DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store, written: None };
     let local =
         Hypervisor { name: "local".into(), aliases: Vec::new(), datastores: vec![twin], inventory: None };
     let mut settings = EngineSettings::new(root.join("data"), vec![local]);

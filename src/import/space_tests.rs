@@ -54,7 +54,7 @@ fn the_room_is_that_of_the_fullest_datastore_in_use() {
         let path = root.path().join(name);
         std::fs::create_dir(&path).unwrap();
         let store = Arc::new(Roomy(DirectoryDatastore::open(&path).unwrap(), bytes));
-        DatastoreEntry { name: name.into(), uuid: uuid.map(str::to_owned), store }
+        DatastoreEntry { name: name.into(), uuid: uuid.map(str::to_owned), store, written: None }
     };
     let datastores = vec![
         store("ds1", None, 500 * MIB),

@@ -101,6 +101,7 @@ fn engine(root: &Path, received: &Arc<Received>, stage: u64) -> Engine {
         name: "ds1".into(),
         uuid: Some("4e31-aa".into()),
         store: Arc::new(Machines { names, received: Arc::clone(received) }),
+        written: Some("ds1 is written by nfc".into()),
     };
     let hypervisor =
         Hypervisor { name: "local".into(), aliases: Vec::new(), datastores: vec![entry], inventory: None };

@@ -24,11 +24,12 @@ pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
 }
 
 pub(super) fn engine_with(root: &Path, store: Arc<dyn Datastore>, disk_options: Options) -> Engine {
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store }];
+    let datastores =
+        vec![DatastoreEntry { name: "ds1".into(), uuid: Some("4e31-aa".into()), store, written: None }];
     let other = root.join("other");
     std::fs::create_dir_all(&other).unwrap();
     let store = Arc::new(DirectoryDatastore::open(&other).unwrap());
-    let twins = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
+    let twins = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
     let hypervisors = [("local", datastores), ("second", twins)];
     let hypervisors = hypervisors
         .map(|(name, datastores)| Hypervisor {

@@ -56,7 +56,7 @@ impl World {
             Arc::new(DirectoryShare::open(&root.path().join(name), name).unwrap())
         };
         let store = Arc::new(DirectoryDatastore::open(&root.path().join("datastore1")).unwrap());
-        let datastores = vec![DatastoreEntry { name: "datastore1".into(), uuid: None, store }];
+        let datastores = vec![DatastoreEntry { name: "datastore1".into(), uuid: None, store, written: None }];
         let hypervisor =
             Hypervisor { name: "local".into(), aliases: Vec::new(), datastores, inventory: None };
         let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![hypervisor]));

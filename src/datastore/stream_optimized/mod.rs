@@ -37,7 +37,7 @@ pub const LEVEL_DEFAULT: u32 = 1;
 /// Highest zlib level.
 pub const LEVEL_MAX: u32 = 9;
 /// Most worker threads: beyond that the source is the bottleneck.
-const THREADS_MAX: usize = 16;
+pub const THREADS_MAX: usize = 16;
 /// Sectors of the whole stream: grain tables hold their places in 32 bits.
 const STREAM_SECTORS_MAX: u64 = u32::MAX as u64;
 

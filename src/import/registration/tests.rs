@@ -81,7 +81,7 @@ fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
     let at = root.join("ds1");
     std::fs::create_dir_all(&at).unwrap();
     let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store }];
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
     let inventory: Arc<dyn Inventory> = Arc::<Fake>::clone(fake);
     let hypervisor =
         Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory: Some(inventory) };
