@@ -66,7 +66,7 @@ impl Session {
                 .iter()
                 .filter_map(|slot| Some((self.display(&slot.plan.extent), Arc::clone(slot.disk.as_ref()?))))
                 .collect(),
-            _ => return Ok(()),
+            State::Cfg => return Ok(()),
         };
         for (path, disk) in disks {
             let digest = algorithm.of(&disk).map_err(ImportError::disk(&path))?;

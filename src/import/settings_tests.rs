@@ -103,7 +103,9 @@ fn digests_stand_in_the_log_where_they_are_wanted() {
         put(&session, "a.vmx", VMX).unwrap();
         let told = log(&session);
         for (seed, name) in [(1, "a"), (2, "b")] {
-            let hash: String = Sha256::digest(data(seed)).iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = Sha256::digest(data(seed))
+                .iter()
+                .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
             let line = format!(": sha256: /vm/{name}-flat.vmdk {hash}");
             assert_eq!(told.contains(&line), wanted.is_some(), "{told}");
         }
