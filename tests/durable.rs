@@ -4,13 +4,10 @@
 
 mod desk;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use desk::import::{DISK_BYTES, begin};
 use desk::{Client, Desk, Message, Open};
-use importfs::datastore::DirectoryDatastore;
-use importfs::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor};
-use importfs::share::import::ImportShare;
 use importfs::smb::durable::{DURABLE_V1, DURABLE_V2};
 use smb_proto::fscc::fsctl::code;
 use smb_proto::msg::create::context::{
@@ -270,41 +267,11 @@ fn a_resilient_open_waits_whatever_it_caches() {
     assert!(desk.server.opens.is_empty());
 }
 
-const DISK_BYTES: usize = 3 << 20;
-
-fn import_desk() -> Desk {
-    let root = tempfile::tempdir().unwrap();
-    let store = root.path().join("ds");
-    std::fs::create_dir(&store).unwrap();
-    let store = Arc::new(DirectoryDatastore::open(&store).unwrap());
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
-    let local = Hypervisor { name: "local".into(), aliases: Vec::new(), datastores, inventory: None };
-    let engine = Engine::new(EngineSettings::new(root.path().join("data"), vec![local]));
-    let share = ImportShare::new(Arc::new(engine.unwrap()), "import");
-    Desk::over(root, Arc::new(share))
-}
-
-/// An import session whose CFG has come.
-fn begin(client: &mut Client) {
-    let cfg = format!(
-        "version = \"4\"\nvmname = \"w\"\nvmuuid = \"50133967-ae5a-052c-0140-e47ce07219ee\"\nservername = \"local\"\n\
-         datacenter = \"\"\nfolder = \"\"\nhostsystem = \"\"\nresourcepool = \"\"\ndsname = \"ds1\"\ndirectory = \"w\"\n\
-         vmx-name = \"w.vmx\"\nvmdk.0.name = \"w.vmdk\"\nvmdk.0.extent-name = \"w-flat.vmdk\"\nvmdk.0.dsname = \"ds1\"\n\
-         vmdk.0.directory = \"w\"\nvmdk.0.size = {DISK_BYTES}\nvmdk.0.type = \"thin\"\n"
-    );
-    let directory = Open { options: options::DIRECTORY_FILE, ..Open::file("w") };
-    let made = client.open(&directory).file_id();
-    client.close(made);
-    let id = client.open(&Open::file("w\\w.cfg")).file_id();
-    assert_eq!(client.write(id, 0, cfg.as_bytes()), Status::SUCCESS);
-    assert_eq!(client.close(id), Status::SUCCESS);
-}
-
 #[test]
 fn a_restore_goes_on_over_lost_connections() {
-    let desk = import_desk();
+    let desk = Desk::import(None);
     let mut client = desk.client(1, "user");
-    begin(&mut client);
+    begin(&mut client, "");
     let id = durable(&mut client, "w\\w-flat.vmdk");
     let data: Vec<u8> = (0..DISK_BYTES).map(|at| (at % 251) as u8).collect();
     for (number, part) in data.chunks(1 << 19).enumerate() {
@@ -320,9 +287,9 @@ fn a_restore_goes_on_over_lost_connections() {
 /// Linux and Windows put off the close of what they cache: the next step of a restore comes before it.
 #[test]
 fn a_vmx_has_clients_close_what_they_only_keep_open() {
-    let desk = import_desk();
+    let desk = Desk::import(None);
     let mut client = desk.client(1, "user");
-    begin(&mut client);
+    begin(&mut client, "");
     let caching = |name| Open { oplock: oplock::BATCH, ..Open::file(name) };
     let level = |answer: &Message| create::Response::decode(&answer.0).unwrap().oplock_level;
     let extent = client.open(&caching("w\\w-flat.vmdk"));

@@ -38,11 +38,22 @@ pub(super) fn data(status: Status, mut payload: Buffer) -> (Status, Buffer) {
 }
 
 /// Joins the answers of a frame, signs each or seals the whole, and puts the length in front.
-pub(super) fn finish(server: &Server, job: &Job, mut answers: Vec<Answer>, output: &mut Output) {
-    if answers.is_empty() || job.mute {
+pub(super) fn finish(server: &Server, job: &Job, answers: Vec<Answer>, output: &mut Output) {
+    if !job.mute {
+        join(server, job.sealed_by.as_ref(), answers, output);
+    }
+}
+
+/// The same, for requests that were encrypted with the key of `sealer`, or not at all.
+pub(super) fn join(
+    server: &Server,
+    sealer: Option<&Arc<Channel>>,
+    mut answers: Vec<Answer>,
+    output: &mut Output,
+) {
+    if answers.is_empty() {
         return;
     }
-    let sealer = job.sealed_by.as_ref();
     let room = FRAME_HEADER_LEN + if sealer.is_some() { TRANSFORM_LEN } else { 0 };
     let last = answers.len() - 1;
     for (index, answer) in answers.iter_mut().enumerate() {

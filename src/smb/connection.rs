@@ -13,6 +13,7 @@ use super::commands::session_setup::Login;
 use super::credits::Window;
 use super::job::Job;
 use super::limits::Limits;
+use super::running::Running;
 use super::session::Channel;
 use smb_proto::crypto::preauth::PreauthHash;
 
@@ -34,15 +35,6 @@ pub struct Negotiated {
     pub cipher: u16,
     /// The signing algorithm.
     pub signing: u16,
-}
-
-/// A parked request while it runs again.
-#[derive(Debug, Clone, Copy)]
-pub struct Rerun {
-    /// Its MessageId.
-    pub message_id: u64,
-    /// The client has cancelled it meanwhile.
-    pub cancelled: bool,
 }
 
 /// A parked request is run again, or cancelled, by its AsyncId.
@@ -76,9 +68,9 @@ pub struct Connection {
     pub logins: Mutex<HashMap<u64, Login>>,
     /// Requests that wait, by AsyncId; at most [`PARKED_MAX`].
     pub parked: Mutex<HashMap<u64, Job>>,
-    /// Parked requests that run again just now, by AsyncId: a CANCEL that comes meanwhile is remembered. Locked within
-    /// `parked`, so that a request is always in one of the two; bounded like it.
-    pub rerun: Mutex<HashMap<u64, Rerun>>,
+    /// Requests that are worked on away from the reader. Locked within `parked`, so that one that is parked, or runs again, is always
+    /// in one of the two.
+    pub running: Running,
     /// Its channels by SessionId; `None` once the connection is lost: a login that ends later must leave nothing behind.
     sessions: Mutex<Option<HashMap<u64, Arc<Channel>>>>,
     signals: mpsc::UnboundedSender<Signal>,
@@ -98,7 +90,7 @@ impl Connection {
             sessions_max: Limits::default().sessions_per_connection,
             logins: Mutex::default(),
             parked: Mutex::default(),
-            rerun: Mutex::default(),
+            running: Running::default(),
             sessions: Mutex::new(Some(HashMap::new())),
             signals,
             posted: Mutex::default(),

@@ -11,13 +11,14 @@ use smb_proto::msg::negotiate::DIALECT_210;
 use smb_proto::msg::{echo, error};
 use smb_proto::{Command, Flags, Header, Status};
 
-use super::answer::{Answer, data, finish};
+use super::answer::{Answer, data, finish, join};
 use super::buffer::Buffer;
 use super::charge;
 use super::commands::{self, logoff, negotiate, session_setup, tree_connect};
-use super::connection::{Connection, PARKED_MAX, Rerun, Signal};
+use super::connection::{Connection, PARKED_MAX, Signal};
 use super::job::{Job, part};
 use super::request::{Failure, Outcome, Related, Reply, Request, WakeKey};
+use super::running::Asked;
 use super::server::{PAYLOAD_BYTES_MAX, Server};
 use super::session::Channel;
 
@@ -100,10 +101,7 @@ pub fn run(
                 }
                 outcome => answers.push(stage.answer(&mut job, outcome)),
             }
-            if let Some(id) = job.async_id.take() {
-                lock(&connection.rerun).remove(&id);
-            }
-            job.reservation = None;
+            (job.async_id, job.reservation) = (None, None);
         }
         job.at = end;
         if !more || job.mute {
@@ -165,11 +163,26 @@ fn cancel(connection: &Connection, header: &Header) {
     let parked = lock(&connection.parked);
     if let Some((id, _)) = parked.iter().find(|(id, job)| is_meant(**id, job.message_id)) {
         connection.signal(Signal::Cancel(*id));
-    } else if let Some((_, rerun)) =
-        lock(&connection.rerun).iter_mut().find(|(id, rerun)| is_meant(**id, rerun.message_id))
-    {
-        rerun.cancelled = true; // if it has to wait again, that wait is over at once
+    } else {
+        connection.running.cancel(is_meant);
     }
+}
+
+/// Interim responses for what has been worked on for `after` or longer, each given to `send` before the request's answer can be.
+pub fn tell_pending(
+    server: &Arc<Server>,
+    connection: &Arc<Connection>,
+    after: Duration,
+    mut send: impl FnMut(Output),
+) {
+    connection.running.tell(after, |id, asked| {
+        let Asked { header, tree_id, channel, sealed_by } = asked;
+        let stage =
+            Stage { server, connection, header, end: 0, now: 0, made: 0, tree_id, session: Some(channel) };
+        let mut output = Output::default();
+        join(server, sealed_by.as_ref(), vec![stage.interim(id)], &mut output);
+        send(output);
+    });
 }
 
 struct Waiting {
@@ -181,20 +194,17 @@ struct Waiting {
 /// Puts a request aside; the first time, an interim response tells the client its AsyncId (3.3.4.2).
 fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>, output: &mut Output) {
     let (server, connection) = (stage.server, stage.connection);
-    let first = job.async_id.is_none();
-    let id = job.async_id.unwrap_or_else(|| server.unique_id());
+    let id = job.async_id.or(job.running).unwrap_or_else(|| server.unique_id());
+    let first = job.async_id.is_none() && !connection.running.claim(id);
     job.async_id = Some(id);
     job.reserved = None; // it may wait for hours
     job.message_id = stage.header.message_id;
     job.key = Some(wait.key.clone());
     job.session.clone_from(&stage.session);
     if first {
-        let mut message = vec![0; HEADER_LEN];
-        error::Response::default().encode(&mut message);
-        let credits = lock(&connection.window).grant(stage.header.credits);
         // A frame of its own: Linux drops what comes in an encrypted frame with an interim response.
         finish(server, &job, std::mem::take(&mut answers), output);
-        answers.push(stage.seal_header(Status::PENDING, credits, Some(id), Buffer::from_vec(message)));
+        answers.push(stage.interim(id));
     }
     // One timer at a time: it may be early for a later wait, and then the handler waits on.
     if let Some(timeout) = wait.timeout.filter(|_| !job.timed) {
@@ -202,11 +212,11 @@ fn park(stage: &Stage<'_>, mut job: Job, wait: Waiting, mut answers: Vec<Answer>
         job.timed = true;
     }
     finish(server, &job, answers, output);
-    (job.armed, output.parked) = (false, Some(id));
+    (job.armed, job.running, output.parked) = (false, None, Some(id));
     let cancelled = {
         let mut parked = lock(&connection.parked);
         parked.insert(id, job);
-        lock(&connection.rerun).remove(&id).is_some_and(|rerun| rerun.cancelled)
+        connection.running.leave(id).cancelled
     };
     if cancelled {
         connection.signal(Signal::Cancel(id));
@@ -227,8 +237,8 @@ pub fn unpark(server: &Server, connection: &Connection, signal: Signal) -> Optio
         return None;
     }
     let mut job = parked.remove(&id)?;
-    let rerun = Rerun { message_id: job.message_id, cancelled: matches!(signal, Signal::Cancel(_)) };
-    lock(&connection.rerun).insert(id, rerun);
+    connection.running.enter_again(id, job.message_id, matches!(signal, Signal::Cancel(_)));
+    job.running = Some(id);
     drop(parked);
     job.timed &= !matches!(signal, Signal::Expire(_));
     if let Some(key) = job.key.take() {
@@ -330,6 +340,7 @@ impl Stage<'_> {
         if job.async_id.is_none() {
             self.check_protection(&channel, job)?;
         }
+        self.set_running(job, &channel);
         let message = &job.frame.bytes()[range];
         // Together they would be no frame any more, and more than anybody has accounted for.
         if self.made > 0
@@ -371,6 +382,26 @@ impl Stage<'_> {
                 })
             }
         }
+    }
+
+    /// From now on its client is told where it takes long, and a CANCEL is remembered.
+    fn set_running(&self, job: &mut Job, channel: &Arc<Channel>) {
+        if !job.apart || job.running.is_some() {
+            return;
+        }
+        let id = self.server.unique_id();
+        job.running = Some(id);
+        let (header, sealed_by) = (self.header, job.sealed_by.clone());
+        let asked = Asked { header, tree_id: self.tree_id, channel: Arc::clone(channel), sealed_by };
+        self.connection.running.enter(id, asked);
+    }
+
+    /// A response that only tells the AsyncId, and gives the credits that the answer will not (3.3.4.2).
+    fn interim(&self, id: u64) -> Answer {
+        let mut message = vec![0; HEADER_LEN];
+        error::Response::default().encode(&mut message);
+        let credits = lock(&self.connection.window).grant(self.header.credits);
+        self.seal_header(Status::PENDING, credits, Some(id), Buffer::from_vec(message))
     }
 
     /// A related request uses the session and tree of the one before it (3.3.5.2.7.2). There is none before the first; where
@@ -438,6 +469,11 @@ impl Stage<'_> {
 
     /// Makes the response's message, and keeps what later parts of the compound need to know.
     fn answer(&self, job: &mut Job, outcome: Outcome) -> Answer {
+        if let Some(id) = job.running.take()
+            && self.connection.running.leave(id).told
+        {
+            job.async_id = Some(id);
+        }
         let (status, message) = match outcome {
             Ok(Reply::Message { status, message }) => (status, Buffer::from_vec(message)),
             Ok(Reply::Data { status, payload }) => data(status, payload),

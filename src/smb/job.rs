@@ -32,6 +32,10 @@ pub struct Job {
     pub(super) mute: bool,
     /// A timer runs for it, which ends its wait.
     pub(super) timed: bool,
+    /// It is worked on away from the reader: its client is told where that takes long.
+    pub(super) apart: bool,
+    /// The AsyncId under which it is among [`super::running::Running`].
+    pub(super) running: Option<u64>,
     /// Its interim response is on its way, and it may run again.
     pub(super) armed: bool,
     /// What came before that.
@@ -73,6 +77,8 @@ impl Job {
             reservation: None,
             mute: false,
             timed: false,
+            apart: false,
+            running: None,
             armed: false,
             missed: None,
             reserved: None,
@@ -118,6 +124,11 @@ impl Job {
     /// Keeps bytes of the budget reserved until its answer has been sent.
     pub fn hold(&mut self, reserved: Option<Reserved>) {
         self.reserved = reserved;
+    }
+
+    /// It is about to be worked on where that may take long, and holds nothing else up.
+    pub fn set_apart(&mut self) {
+        self.apart = true;
     }
 
     /// Bytes that its answer may have: what all its parts ask for. 0 where the frame itself is counted: who holds bytes of the

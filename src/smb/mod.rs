@@ -31,6 +31,7 @@ pub mod oplock;
 mod outbox;
 pub mod pattern;
 pub mod request;
+pub mod running;
 mod scavenger;
 pub mod server;
 pub mod session;

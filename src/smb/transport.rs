@@ -21,6 +21,7 @@ use super::dispatch::{self, Output};
 use super::job::{Job, Pace};
 use super::limits::Allowance;
 use super::outbox::Outbox;
+use super::running::INTERIM_AFTER;
 use super::scavenger;
 use super::server::{PAYLOAD_BYTES_MAX, Server};
 
@@ -191,6 +192,7 @@ async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
                     place = Arc::clone(&bulk).acquire_owned().await.ok();
                 }
                 job.hold(tasks.allowance.reserve(job.answer_len()).await);
+                tasks.set_apart(&mut job);
                 if job.len() <= ALONE_MAX
                     && bulk.available_permits() + 1 == BULK_PER_CONNECTION_MAX
                     && is_idle(&reader)
@@ -277,13 +279,36 @@ impl Tasks {
         })
     }
 
+    /// A job is about to run where it may take long: has its client told if it does.
+    fn set_apart(self: &Arc<Self>, job: &mut Job) {
+        job.set_apart();
+        if self.connection.running.begin_watch() {
+            // Weak: a lost connection must not live on for it.
+            let tasks = Arc::downgrade(self);
+            self.runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(INTERIM_AFTER / 2).await;
+                    let Some(tasks) = tasks.upgrade() else { return };
+                    dispatch::tell_pending(&tasks.server, &tasks.connection, INTERIM_AFTER, |output| {
+                        tasks.take_up(output);
+                        tasks.outbox.flush();
+                    });
+                    if tasks.connection.running.end_watch() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
     /// Runs a job on a thread that may block and sends its answers from there.
     fn hand_over(
         self: &Arc<Self>,
-        job: Job,
+        mut job: Job,
         signal: Option<Signal>,
         place: Option<OwnedSemaphorePermit>,
     ) -> JoinHandle<()> {
+        self.set_apart(&mut job);
         let tasks = Arc::clone(self);
         self.runtime.spawn_blocking(move || {
             let output = tasks.run(job, signal);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // each test uses a part of it
 
 mod calls;
+pub mod import;
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use smb_proto::{Command, Flags, Status};
 use tokio::sync::mpsc;
 
 /// A time, in 100 ns since 1601: what the dispatcher is told.
-const NOW: u64 = 134_000_000_000_000_000;
+pub const NOW: u64 = 134_000_000_000_000_000;
 
 struct Nobody;
 impl Users for Nobody {
@@ -208,6 +209,12 @@ impl Client {
 
     /// Has a compound worked on, and nothing sent yet.
     pub fn run_only(&mut self, parts: Vec<Part>) -> Output {
+        let job = self.job(parts);
+        dispatch::run(&self.server, &self.connection, job, None, NOW)
+    }
+
+    /// A compound as it comes in, with nothing done yet.
+    pub fn job(&mut self, parts: Vec<Part>) -> Job {
         let mut frame = Vec::new();
         let count = parts.len();
         for (index, part) in parts.into_iter().enumerate() {
@@ -239,8 +246,7 @@ impl Client {
         }
         frame.put_zeros(16);
         let frame = importfs::smb::buffer::Buffer::from_vec(frame);
-        let job = Job::new(&self.connection, frame).unwrap();
-        dispatch::run(&self.server, &self.connection, job, None, NOW)
+        Job::new(&self.connection, frame).unwrap()
     }
 
     /// Sends one request again, or as if it were.
