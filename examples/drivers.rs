@@ -58,6 +58,7 @@ fn open(image: &str) -> io::Result<Image> {
     let spec = DiskSpec {
         directory: String::new(),
         extent: name.to_owned(),
+        descriptor: String::new(),
         size,
         provisioning: Provisioning::Thin,
     };
@@ -129,6 +130,7 @@ fn restore(image: &str, store: &dyn Datastore, directory: &str, extent: &str) ->
     let spec = DiskSpec {
         directory: directory.to_owned(),
         extent: extent.to_owned(),
+        descriptor: String::new(),
         size: source.size(),
         provisioning: Provisioning::Thin,
     };

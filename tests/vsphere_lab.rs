@@ -82,6 +82,7 @@ fn machine(name: &str) -> (Machine, Vec<Vec<u8>>) {
         spec: DiskSpec {
             directory: name.into(),
             extent: format!("{name}_{number}-flat.vmdk"),
+            descriptor: format!("{name}_{number}.vmdk"),
             size: SIZE,
             provisioning: if number == 0 { Provisioning::Thin } else { Provisioning::Thick },
         },

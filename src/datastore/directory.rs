@@ -75,6 +75,7 @@ impl Datastore for DirectoryDatastore {
             sparse: true,
             punch: true,
             resumable: true,
+            makes_descriptor: false,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }
@@ -258,7 +259,8 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     fn spec(provisioning: Provisioning) -> DiskSpec {
-        DiskSpec { directory: "vm".into(), extent: "x-flat.vmdk".into(), size: 8 * MIB, provisioning }
+        let (extent, descriptor) = ("x-flat.vmdk".into(), "x.vmdk".into());
+        DiskSpec { directory: "vm".into(), extent, descriptor, size: 8 * MIB, provisioning }
     }
 
     fn datastore() -> (tempfile::TempDir, DirectoryDatastore) {

@@ -7,6 +7,7 @@ pub mod block_device;
 pub mod confined;
 pub mod directory;
 pub mod filter;
+pub mod hotadd;
 #[cfg(test)]
 pub(crate) mod memory;
 pub mod nbd;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use crate::inventory::Place;
 
 pub use directory::DirectoryDatastore;
+pub use hotadd::HotaddDatastore;
 pub use nbd::NbdDatastore;
 
 /// How a disk's space is provided.
@@ -46,6 +48,8 @@ pub struct Capabilities {
     pub punch: bool,
     /// A disk that was left incomplete can be opened and written on.
     pub resumable: bool,
+    /// [`Datastore::create_disk`] makes the disk's descriptor, too: nobody else writes one.
+    pub makes_descriptor: bool,
     /// Disks that may be written at the same time.
     pub max_parallel_disks: usize,
 }
@@ -66,10 +70,20 @@ pub struct DiskSpec {
     pub directory: String,
     /// Name of the extent file (`x-flat.vmdk`).
     pub extent: String,
+    /// Name of its descriptor (`x.vmdk`), for drivers that know disks by that.
+    pub descriptor: String,
     /// Size in bytes.
     pub size: u64,
     /// Thin or thick.
     pub provisioning: Provisioning,
+}
+
+impl DiskSpec {
+    /// The path of a file in the disk's directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> String {
+        if self.directory.is_empty() { name.to_owned() } else { format!("{}/{name}", self.directory) }
+    }
 }
 
 /// One datastore. Paths are relative to it, with `/` between components, and never leave it: the driver refuses
@@ -77,6 +91,10 @@ pub struct DiskSpec {
 pub trait Datastore: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
+    /// What is in the way of restoring to it, as sentences; nothing is changed. Asked when a CFG is read.
+    fn obstacles(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Room.
     fn space(&self) -> io::Result<Space>;
     /// Whether anything has that name.
@@ -95,6 +113,10 @@ pub trait Datastore: Send + Sync {
     fn create_directory(&self, path: &str) -> io::Result<()>;
     /// Makes a disk's extent, of its full size, reading as zeros where the capabilities say so.
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>>;
+    /// By what path [`Datastore::exists`], [`Datastore::identity`] and [`Datastore::remove_disk`] know a disk.
+    fn disk_path(&self, spec: &DiskSpec) -> String {
+        spec.file(&spec.extent)
+    }
     /// Opens an extent that [`Datastore::create_disk`] made.
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>>;
     /// Puts a small file (descriptor, VMX, nvram) in place: whole and durable, or not at all.
@@ -126,6 +148,11 @@ pub trait Disk: Send + Sync {
     fn flush(&self) -> io::Result<()>;
     /// Called at an interval while nothing goes out, so that a remote end does not give up.
     fn keep_alive(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Nothing more comes for now: what was written is durable, and what holding the disk open takes elsewhere is given back
+    /// when it returns. Any call takes it again. After an error it may still be held.
+    fn release(&self) -> io::Result<()> {
         Ok(())
     }
     /// Whether this very disk, made just now, is known to read as zeros, although its driver promises that of no disk in

@@ -86,7 +86,8 @@ impl Stage {
 
 fn spec(number: usize, size: u64) -> DiskSpec {
     let extent = format!("disk-{number}");
-    DiskSpec { directory: FOLDER.to_owned(), extent, size, provisioning: Provisioning::Thin }
+    let descriptor = format!("{extent}.vmdk");
+    DiskSpec { directory: FOLDER.to_owned(), extent, descriptor, size, provisioning: Provisioning::Thin }
 }
 
 /// Bytes that a session's staged disks take now.

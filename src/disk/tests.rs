@@ -234,6 +234,7 @@ fn a_restart_finds_what_was_flushed_in_journal_and_directory() {
     let spec = DiskSpec {
         directory: String::new(),
         extent: "x-flat.vmdk".into(),
+        descriptor: "x.vmdk".into(),
         size: 2 * MIB,
         provisioning: Provisioning::Thin,
     };

@@ -330,6 +330,12 @@ impl ImportDisk {
         Ok(self.completion())
     }
 
+    /// Nothing more comes for now: flushes, and has the driver give back what holding the disk takes elsewhere.
+    pub fn release(&self) -> Result<(), DiskError> {
+        self.flush()?;
+        self.disk.release().map_err(DiskError::Datastore)
+    }
+
     /// Whether everything has arrived. What is still held counts as missing.
     pub fn completion(&self) -> Completion {
         self.map().completion(self.size)

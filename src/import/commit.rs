@@ -335,6 +335,9 @@ impl Session {
         let text = descriptor::render(disk, slot.descriptor.as_ref(), uuid::Uuid::new_v4().as_fields().0);
         let target = slot.plan.target_name.clone();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore)?;
+        if store.capabilities().makes_descriptor {
+            return Ok(());
+        }
         self.note_object(inner, &place.datastore, &place.file(&target), ObjectKind::File)?;
         let shown = place.vmfs(&target);
         store.put_file(&place.file(&target), text.as_bytes()).map_err(ImportError::io(shown))?;

@@ -156,8 +156,8 @@ impl Session {
             self.restart_extent(inner, number)?;
             return disk.set_size(0).map_err(ImportError::disk(self.display(&plan.extent)));
         }
-        let path = plan.place.file(&plan.target_extent);
         let datastore = self.shared.hypervisors.store(&hypervisor, &plan.place.datastore)?;
+        let path = datastore.disk_path(&plan.spec());
         if !datastore.capabilities().random_write {
             return self.make_staged(inner, number);
         }
@@ -166,7 +166,7 @@ impl Session {
             && datastore.exists(&path).map_err(ImportError::io(&shown))?
         {
             // A crash came between making it and recording that: ours, and nothing was written yet.
-            datastore.remove_file(&path).map_err(ImportError::io(&shown))?;
+            datastore.remove_disk(&path).map_err(ImportError::io(&shown))?;
         }
         self.note_object(inner, &plan.place.datastore, &path, ObjectKind::Extent)?;
         let disk = match datastore.create_disk(&plan.spec()) {
@@ -505,6 +505,11 @@ impl ImportFile {
         }
         let outcome = self.finish(clean);
         self.session.lock().handles -= 1;
+        if let (Target::Extent(number, ..) | Target::Pancbt(number, ..), true) =
+            (&self.target, self.how != How::Attributes)
+        {
+            self.session.release_unused(*number);
+        }
         outcome.map_err(|error| self.session.refuse(error))
     }
 

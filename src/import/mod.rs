@@ -7,7 +7,7 @@
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`orphans`]: what sessions that never completed left on datastores
-//! - [`staging`]: disks that wait until their machine is complete
+//! - [`staging`]: disks that wait until their machine is complete; [`release`]: disks that nobody writes for now
 //! - [`moves`]: directories that are renamed; [`names`]: deleting and renaming files; [`news`]: what is told of the
 //!   service's own files; [`formats`]: the texts; [`log`]: import.log
 //!
@@ -31,6 +31,7 @@ pub mod orphans;
 pub mod plan;
 pub mod preflight;
 mod registration;
+mod release;
 mod replay;
 pub mod session;
 pub mod snapshot;

@@ -57,6 +57,7 @@ impl DiskPlan {
         DiskSpec {
             directory: self.place.directory.clone(),
             extent: self.target_extent.clone(),
+            descriptor: self.target_name.clone(),
             size: self.size,
             provisioning: if self.thin { Provisioning::Thin } else { Provisioning::Thick },
         }

@@ -87,6 +87,7 @@ impl Session {
         if !store.capabilities().random_write {
             return self.push(plan, &vmx.to_bytes(), &*store);
         }
+        self.release_disks()?;
         let inventory = match self.shared.hypervisors.find(&plan.hypervisor) {
             Some(hypervisor) if plan.taken.register => hypervisor.inventory.clone(),
             _ => None,

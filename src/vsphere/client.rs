@@ -75,6 +75,7 @@ pub struct Content {
     pub authorization_manager: Ref,
     /// Every server has these; a test's may not.
     pub file_manager: Option<Ref>,
+    pub disk_manager: Option<Ref>,
     pub license_manager: Option<Ref>,
 }
 
@@ -96,6 +97,7 @@ impl Content {
             search_index: one("searchIndex")?,
             authorization_manager: one("authorizationManager")?,
             file_manager: content.child("fileManager").and_then(soap::reference),
+            disk_manager: content.child("virtualDiskManager").and_then(soap::reference),
             license_manager: content.child("licenseManager").and_then(soap::reference),
         })
     }

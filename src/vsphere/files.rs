@@ -14,6 +14,7 @@ use super::error::{Fault, VsphereError};
 use super::http::read_bounded;
 use super::inventory::{Store, stored_name};
 use super::task::SEARCH_TIMEOUT;
+use super::xml::Element;
 
 /// How long one file may take: 16 MiB over a bad line.
 const FILE_TIMEOUT: Duration = Duration::from_mins(5);
@@ -139,47 +140,74 @@ impl<'c> Files<'c> {
 impl Client {
     /// Whether a datastore has a directory or file at that path.
     pub fn exists(&self, store: &Store, path: &str) -> Result<bool, VsphereError> {
-        let browser = self.properties_of(&store.reference, &["browser"])?.reference("browser");
-        let hidden =
-            || VsphereError::Told(format!("the account may not browse the datastore '{}'", store.name));
-        let browser = browser.ok_or_else(hidden)?;
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let place = Store::path(&store.name, parent);
-        let what = format!("{place} can't be searched");
-        let found = self.run_task("SearchDatastore_Task", &browser, SEARCH_TIMEOUT, &what, |w| {
-            w.value("datastorePath", &place);
-            w.element("searchSpec", |w| {
-                w.value("matchPattern", name);
-            });
-        });
-        match found {
-            Ok(result) => {
-                Ok(result
-                    .is_some_and(|result| result.all("file").any(|file| file.text_at(&["path"]) == name)))
-            }
-            Err(error) if matches!(error.kind(), "FileNotFound" | "NotFound" | "InvalidDatastorePath") => {
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
+        let found = self.look(store, parent, name)?;
+        Ok(found.is_some_and(|found| found.all("file").any(|file| file.text_at(&["path"]) == name)))
     }
 
     /// Makes a directory and those above it; one that is there is fine.
     pub fn make_directory(&self, datacenter: &Ref, store: &Store, path: &str) -> Result<(), VsphereError> {
+        match self.make_new_directory(datacenter, store, path) {
+            Err(error) if error.kind() == "FileAlreadyExists" => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Makes a directory and those above it; one that is there is the fault `FileAlreadyExists`.
+    pub fn make_new_directory(
+        &self,
+        datacenter: &Ref,
+        store: &Store,
+        path: &str,
+    ) -> Result<(), VsphereError> {
         let place = Store::path(&store.name, path);
-        let manager = self.with_session(|live| Ok(live.content.file_manager.clone()))?;
-        let manager =
-            manager.ok_or_else(|| VsphereError::Told(format!("{} has no file manager", self.server())))?;
-        let made = self.call("MakeDirectory", &manager, |w| {
+        let made = self.call("MakeDirectory", &self.file_manager()?, |w| {
             w.value("name", &place)
                 .reference("datacenter", datacenter)
                 .value("createParentDirectories", true);
         });
-        match made {
-            Err(error) if error.kind() != "FileAlreadyExists" => {
-                Err(error.about(format!("{place} can't be made")))
+        made.map(|_| ()).map_err(|error| error.about(format!("{place} can't be made")))
+    }
+
+    /// Whether nothing is in a directory that exists.
+    pub fn is_empty(&self, store: &Store, path: &str) -> Result<bool, VsphereError> {
+        Ok(self.look(store, path, "*")?.is_none_or(|found| found.all("file").next().is_none()))
+    }
+
+    /// Deletes a file, or a directory with all that is in it, by its `[datastore] path`. Not for disks.
+    pub fn delete_file(&self, datacenter: &Ref, place: &str) -> Result<(), VsphereError> {
+        let what = format!("{place} can't be deleted");
+        let manager = self.file_manager()?;
+        self.run_task("DeleteDatastoreFile_Task", &manager, SEARCH_TIMEOUT, &what, |w| {
+            w.value("name", place).reference("datacenter", datacenter);
+        })?;
+        Ok(())
+    }
+
+    fn file_manager(&self) -> Result<Ref, VsphereError> {
+        let manager = self.with_session(|live| Ok(live.content.file_manager.clone()))?;
+        manager.ok_or_else(|| VsphereError::Told(format!("{} has no file manager", self.server())))
+    }
+
+    /// What of a datastore's directory has a name like `pattern`; `None` where there is no such directory.
+    fn look(&self, store: &Store, directory: &str, pattern: &str) -> Result<Option<Element>, VsphereError> {
+        let browser = self.properties_of(&store.reference, &["browser"])?.reference("browser");
+        let hidden =
+            || VsphereError::Told(format!("the account may not browse the datastore '{}'", store.name));
+        let browser = browser.ok_or_else(hidden)?;
+        let place = Store::path(&store.name, directory);
+        let what = format!("{place} can't be searched");
+        let found = self.run_task("SearchDatastore_Task", &browser, SEARCH_TIMEOUT, &what, |w| {
+            w.value("datastorePath", &place);
+            w.element("searchSpec", |w| {
+                w.value("matchPattern", pattern);
+            });
+        });
+        match found {
+            Err(error) if matches!(error.kind(), "FileNotFound" | "NotFound" | "InvalidDatastorePath") => {
+                Ok(None)
             }
-            _ => Ok(()),
+            done => done,
         }
     }
 }

@@ -438,6 +438,15 @@ impl Client {
 
     /// All datastores of a datacenter.
     pub fn stores(&self, datacenter: &Datacenter) -> Result<Vec<Store>, VsphereError> {
+        self.stores_among(&datacenter.datastores)
+    }
+
+    /// The datastores of a datacenter that is known by its reference alone.
+    pub fn stores_of(&self, datacenter: &Ref) -> Result<Vec<Store>, VsphereError> {
+        self.stores_among(&self.properties_of(datacenter, &["datastore"])?.references("datastore"))
+    }
+
+    fn stores_among(&self, datastores: &[Ref]) -> Result<Vec<Store>, VsphereError> {
         let paths = [
             "name",
             "summary.url",
@@ -447,7 +456,7 @@ impl Client {
             "summary.maintenanceMode",
             "host",
         ];
-        let found = self.properties("Datastore", &datacenter.datastores, &paths)?;
+        let found = self.properties("Datastore", datastores, &paths)?;
         Ok(found.iter().map(store).collect())
     }
 }

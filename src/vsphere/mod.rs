@@ -5,12 +5,14 @@
 //! - [`client`]: login, calls, a session that is opened again when it is lost; [`property`], [`task`]: the property collector
 //! - [`inventory`]: what the names of a CFG stand for; [`preflight`]: all that is in the way of an import
 //! - [`register`]: a VMX on a datastore becomes a virtual machine; [`files`]: small files through `/folder`
+//! - [`appliance`]: the virtual machine that this runs in, disks attached to it and detached
 //! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded
 //! - [`manager`]: all that behind the trait that import sessions know ([`crate::inventory::Inventory`])
 //!
 //! Knows nothing of SMB and sessions. Calls block. Nothing here was seen running against a real ESXi host or vCenter: only
 //! against govmomi's simulator (docs/vsphere.md says what that leaves open).
 
+pub mod appliance;
 pub mod client;
 pub mod error;
 pub mod files;

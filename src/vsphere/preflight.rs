@@ -286,7 +286,8 @@ pub fn vm_in_folder(client: &Client, folder: &Ref, name: &str) -> Result<bool, V
     Ok(found.is_some())
 }
 
-fn missing_privileges(client: &Client, object: &Ref, ids: &[&str]) -> Result<Vec<String>, VsphereError> {
+/// Which of those privileges the account lacks on an object.
+pub fn missing_privileges(client: &Client, object: &Ref, ids: &[&str]) -> Result<Vec<String>, VsphereError> {
     let result = client.read(
         "HasPrivilegeOnEntities",
         |live| live.content.authorization_manager.clone(),

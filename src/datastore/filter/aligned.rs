@@ -113,6 +113,10 @@ impl Disk for Aligned {
         self.inner.allocated()
     }
 
+    fn release(&self) -> io::Result<()> {
+        self.inner.release()
+    }
+
     fn fresh_reads_zero(&self) -> bool {
         self.inner.fresh_reads_zero()
     }

@@ -133,6 +133,10 @@ impl Disk for Fault {
         self.inner.keep_alive()
     }
 
+    fn release(&self) -> io::Result<()> {
+        self.inner.release()
+    }
+
     fn fresh_reads_zero(&self) -> bool {
         self.inner.fresh_reads_zero()
     }
@@ -170,6 +174,14 @@ impl FaultDatastore {
 impl Datastore for FaultDatastore {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        self.inner.obstacles()
+    }
+
+    fn disk_path(&self, spec: &DiskSpec) -> String {
+        self.inner.disk_path(spec)
     }
 
     fn space(&self) -> io::Result<Space> {

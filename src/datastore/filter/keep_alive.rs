@@ -114,6 +114,10 @@ impl Disk for KeepAlive {
         self.shared.inner.keep_alive()
     }
 
+    fn release(&self) -> io::Result<()> {
+        self.shared.inner.release()
+    }
+
     fn fresh_reads_zero(&self) -> bool {
         self.shared.inner.fresh_reads_zero()
     }

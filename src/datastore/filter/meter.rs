@@ -124,6 +124,10 @@ impl Disk for Meter {
         self.counts.time(None, None, || self.inner.keep_alive())
     }
 
+    fn release(&self) -> io::Result<()> {
+        self.inner.release()
+    }
+
     fn fresh_reads_zero(&self) -> bool {
         self.inner.fresh_reads_zero()
     }

@@ -44,6 +44,10 @@ impl Datastore for FilteredDatastore {
         self.inner.capabilities()
     }
 
+    fn obstacles(&self) -> Vec<String> {
+        self.inner.obstacles()
+    }
+
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
@@ -66,6 +70,10 @@ impl Datastore for FilteredDatastore {
 
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         Ok((self.wrap)(self.inner.create_disk(spec)?))
+    }
+
+    fn disk_path(&self, spec: &DiskSpec) -> String {
+        self.inner.disk_path(spec)
     }
 
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {

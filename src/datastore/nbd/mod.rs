@@ -132,6 +132,7 @@ impl Datastore for NbdDatastore {
             sparse: true,
             punch: true,
             resumable: true,
+            makes_descriptor: false,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }

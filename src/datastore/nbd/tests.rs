@@ -196,6 +196,7 @@ fn lab(port: u16, size: usize, retry: Duration) -> Lab {
     let spec = DiskSpec {
         directory: "vm".into(),
         extent: "x-flat.vmdk".into(),
+        descriptor: "x.vmdk".into(),
         size: size as u64,
         provisioning: Provisioning::Thin,
     };

@@ -1,0 +1,439 @@
+//! The appliance with what is attached to it: one for each hypervisor. Attaches and detaches one disk at a time, and detaches by
+//! itself what nobody holds any more: what a crash left, what a session that went left, what could not be detached before.
+//!
+//! The order that nothing gets lost by: an entry of the [`super::ledger`] is durable before a disk is attached, and goes after the
+//! devices of the appliance don't show the disk any more.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::device::{self, Sought};
+use super::ledger::{Entry, Ledger};
+use crate::datastore::block_device::Roots;
+use crate::vsphere::appliance::{Hardware, Known, Machine, NewDisk, PRIVILEGES, spellings};
+use crate::vsphere::inventory::Store;
+use crate::vsphere::preflight::missing_privileges;
+use crate::vsphere::{Client, Ref, VsphereError};
+
+/// Disks that are attached at once: what four controllers of 15 disks take beside the appliance's own.
+pub const DISKS_MAX: usize = 56;
+/// How long another task of the appliance is waited for.
+const BUSY_MAX: Duration = Duration::from_secs(30);
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries of detaching what is left; doubled up to the second.
+const SWEEP_PAUSE: Duration = Duration::from_secs(2);
+const SWEEP_PAUSE_MAX: Duration = Duration::from_mins(5);
+/// How long the kernel has to let a detached disk's device go.
+const GONE_MAX: Duration = Duration::from_secs(5);
+
+/// Where the appliance is, and how it is known.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// What the configuration says of it: a UUID, a name, a path; `None` where the firmware's UUID is to say.
+    pub configured: Option<String>,
+    /// Where devices are found.
+    pub roots: Roots,
+    /// What was attached.
+    pub ledger: Ledger,
+}
+
+/// One hypervisor's appliance.
+pub struct Appliance {
+    shared: Arc<Shared>,
+    sweeper: Option<JoinHandle<()>>,
+}
+
+/// A disk that is attached for a disk of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attachment {
+    entry: Entry,
+    pub(super) sought: Sought,
+}
+
+struct Shared {
+    client: Arc<Client>,
+    place: Place,
+    machine: Mutex<Option<Machine>>,
+    /// Held while the appliance is reconfigured: a free unit stays free until it is taken.
+    changing: Mutex<()>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Attached for disks of this process: UUIDs by the descriptor's path.
+    live: BTreeMap<String, String>,
+    /// Attached, or perhaps, and held by nobody.
+    left: Vec<Entry>,
+    stop: bool,
+}
+
+fn told(sentence: String) -> VsphereError {
+    VsphereError::Told(sentence)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The hexadecimal digits of a UUID: the API spells it with blanks, with hyphens, in any case.
+pub(super) fn digits(uuid: &str) -> String {
+    uuid.chars().filter(char::is_ascii_hexdigit).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// A failure of the hypervisor as drivers tell it.
+pub(super) fn io_error(error: VsphereError) -> io::Error {
+    let kind = match error.kind() {
+        "FileAlreadyExists" => io::ErrorKind::AlreadyExists,
+        "FileNotFound" => io::ErrorKind::NotFound,
+        "NoDiskSpace" => io::ErrorKind::StorageFull,
+        "NoPermission" => io::ErrorKind::PermissionDenied,
+        _ if error.is_transient() => io::ErrorKind::TimedOut,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
+impl Appliance {
+    /// The appliance of a hypervisor; nothing is sent before something is asked. With `sweep` what an earlier run left attached is
+    /// detached from now on, in the background.
+    pub fn new(client: Arc<Client>, place: Place, sweep: bool) -> io::Result<Self> {
+        let mut state = State::default();
+        for entry in if sweep { place.ledger.list()? } else { Vec::new() } {
+            match entry {
+                Ok(entry) if entry.server == client.server() => state.left.push(entry),
+                Ok(_) => {}
+                Err(why) => tracing::error!("an attached disk that can't be known again: {why}; detach it by hand"),
+            }
+        }
+        let shared = Arc::new(Shared {
+            client,
+            place,
+            machine: Mutex::default(),
+            changing: Mutex::default(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let mut appliance = Self { shared, sweeper: None };
+        if sweep {
+            let shared = Arc::clone(&appliance.shared);
+            let run = move || shared.sweep();
+            appliance.sweeper = Some(std::thread::Builder::new().name("hotadd detach".into()).spawn(run)?);
+        }
+        Ok(appliance)
+    }
+
+    /// The client of its hypervisor.
+    pub(super) fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// Where devices are found.
+    pub(super) fn roots(&self) -> &Roots {
+        &self.shared.place.roots
+    }
+
+    /// The appliance's virtual machine.
+    pub fn machine(&self) -> Result<Machine, VsphereError> {
+        self.shared.machine()
+    }
+
+    /// The UUID of a disk that is attached now, by its descriptor's path.
+    pub(super) fn uuid_of(&self, file: &str) -> Option<String> {
+        lock(&self.shared.state).live.get(file).filter(|uuid| !uuid.is_empty()).cloned()
+    }
+
+    /// What is in the way of attaching disks of a datastore, as sentences.
+    pub(super) fn obstacles(&self, store: &Store) -> Vec<String> {
+        let look = || {
+            let machine = self.machine()?;
+            let mut found = Vec::new();
+            if machine.host.as_ref().is_some_and(|host| !store.hosts.contains(host)) {
+                found.push(format!(
+                    "the host of the appliance '{}' does not write to the datastore '{}': hotadd can't reach it; move the \
+                     appliance, or choose another writer or datastore",
+                    machine.name, store.name
+                ));
+            }
+            if self.client().hardware(&machine)?.free(|_, _| true).is_none() {
+                found.push(no_unit(&machine));
+            }
+            // Whoever can't ask may still be allowed to act: what is refused later says so.
+            let missing = missing_privileges(self.client(), &machine.reference, PRIVILEGES).unwrap_or_default();
+            if !missing.is_empty() {
+                found.push(format!(
+                    "the account lacks {} on the appliance '{}'; give it the role of docs/vsphere.md there",
+                    missing.join(", "),
+                    machine.name
+                ));
+            }
+            Ok(found)
+        };
+        look().unwrap_or_else(|error: VsphereError| vec![error.to_string()])
+    }
+
+    /// Attaches a disk, made where `new` says how.
+    pub(super) fn attach(
+        &self,
+        datastore: &str,
+        path: &str,
+        new: Option<&NewDisk>,
+    ) -> Result<Attachment, VsphereError> {
+        self.shared.attach(datastore, path, new)
+    }
+
+    /// Detaches a disk.
+    pub(super) fn detach(&self, attachment: &Attachment) -> Result<(), VsphereError> {
+        {
+            let _one_at_a_time = lock(&self.shared.changing);
+            self.shared.undo(&attachment.entry)?;
+            lock(&self.shared.state).live.remove(&attachment.entry.file());
+        }
+        if !device::wait_gone(self.roots(), &attachment.sought, GONE_MAX) {
+            tracing::warn!("{}: detached, and its block device is still here", attachment.entry.file());
+        }
+        Ok(())
+    }
+
+    /// Has a disk detached that nobody holds any more.
+    pub(super) fn leave(&self, attachment: Attachment) {
+        self.shared.leave(attachment.entry);
+    }
+
+    /// Detaches at once what nobody holds of that path: before its files can be removed.
+    pub(super) fn settle(&self, file: &str) -> Result<(), VsphereError> {
+        let _one_at_a_time = lock(&self.shared.changing);
+        self.shared.undo_left(file)
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        lock(&self.shared.state).stop = true;
+        self.shared.changed.notify_all();
+        if let Some(sweeper) = self.sweeper.take() {
+            let _ = sweeper.join(); // it has nothing to tell
+        }
+    }
+}
+
+fn no_unit(machine: &Machine) -> String {
+    format!(
+        "the appliance '{}' has no free unit on a SCSI controller; add a PVSCSI controller to it, or wait until other restores are \
+         done",
+        machine.name
+    )
+}
+
+impl Shared {
+    fn machine(&self) -> Result<Machine, VsphereError> {
+        let mut known = lock(&self.machine);
+        if let Some(machine) = &*known {
+            return Ok(machine.clone());
+        }
+        let wanted = match &self.place.configured {
+            Some(text) => Known::parse(text),
+            None => {
+                let uuid =
+                    device::machine_uuid(&self.place.roots).map_err(|error| told(error.to_string()))?;
+                Known::Uuids(spellings(&uuid))
+            }
+        };
+        let machine = self.client.appliance(&wanted)?;
+        tracing::info!("{}: this appliance is '{}' ({})", self.client.server(), machine.name, machine.reference.id);
+        *known = Some(machine.clone());
+        Ok(machine)
+    }
+
+    fn attach(&self, datastore: &str, path: &str, new: Option<&NewDisk>) -> Result<Attachment, VsphereError> {
+        let machine = self.machine()?;
+        let mut entry = Entry {
+            server: self.client.server().to_owned(),
+            machine: machine.reference.id.clone(),
+            appliance: machine.name.clone(),
+            datastore: datastore.to_owned(),
+            path: path.to_owned(),
+            uuid: String::new(),
+        };
+        let file = entry.file();
+        let what = format!("{file} can't be attached to the appliance '{}'", machine.name);
+        let _one_at_a_time = lock(&self.changing);
+        self.undo_left(&file)?;
+        if lock(&self.state).live.len() >= DISKS_MAX {
+            return Err(told(format!("{what}: {DISKS_MAX} disks are attached; wait until other restores are done")));
+        }
+        let hardware = self.client.hardware(&machine)?;
+        if hardware.disk(&file).is_some() || hardware.below_snapshot(&file).is_some() {
+            return Err(told(format!("{what}: it is attached already, and not by this service; detach it there")));
+        }
+        let place = hardware.free(|_, _| true).map(|(controller, unit)| (controller.key, unit));
+        let place = place.ok_or_else(|| told(format!("{what}: {}", no_unit(&machine))))?;
+        self.ledger(&what, || self.place.ledger.put(&entry))?;
+        let done = patiently(|| self.client.attach_disk(&machine, place, &file, new, &what));
+        match self.attached(&machine, &mut entry, done, &what) {
+            Ok(attachment) => {
+                lock(&self.state).live.insert(file, attachment.entry.uuid.clone());
+                Ok(attachment)
+            }
+            Err(error) => {
+                if let Err(why) = self.undo(&entry) {
+                    tracing::error!("{why}; tried again until it succeeds");
+                    self.leave(entry);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What became of attaching a disk: its devices tell where the answer got lost.
+    fn attached(
+        &self,
+        machine: &Machine,
+        entry: &mut Entry,
+        done: Result<(), VsphereError>,
+        what: &str,
+    ) -> Result<Attachment, VsphereError> {
+        if let Err(error) = done
+            && !matches!(error, VsphereError::Lost { .. })
+        {
+            return Err(error);
+        }
+        let hardware = self.idle_hardware(machine)?;
+        let missing = || told(format!("{what}: the appliance does not show it among its devices"));
+        let disk = hardware.disk(&entry.file()).ok_or_else(missing)?;
+        let slot = hardware.controller(disk.controller).and_then(|controller| controller.slot);
+        let sought = Sought { uuid: disk.uuid.clone(), slot, unit: disk.unit };
+        entry.uuid.clone_from(&disk.uuid);
+        self.ledger(what, || self.place.ledger.put(entry))?;
+        Ok(Attachment { entry: entry.clone(), sought })
+    }
+
+    fn ledger(&self, what: &str, write: impl FnOnce() -> io::Result<()>) -> Result<(), VsphereError> {
+        write().map_err(|error| told(format!("{what}: that can't be written down in the data directory: {error}")))
+    }
+
+    /// Its devices, once none of its tasks is under way: a request whose sender died may still be carried out.
+    fn idle_hardware(&self, machine: &Machine) -> Result<Hardware, VsphereError> {
+        let begun = Instant::now();
+        while self.client.is_busy(&machine.reference)? {
+            if begun.elapsed() >= BUSY_MAX {
+                return Err(told(format!(
+                    "the appliance '{}' has tasks that don't end; look at the hypervisor's recent tasks",
+                    machine.name
+                )));
+            }
+            std::thread::sleep(BUSY_PAUSE);
+        }
+        self.client.hardware(machine)
+    }
+
+    /// Detaches what an entry names, if it is attached and the same disk; the entry goes then. With [`Self::changing`] held.
+    fn undo(&self, entry: &Entry) -> Result<(), VsphereError> {
+        let file = entry.file();
+        let machine = Machine {
+            reference: Ref::new("VirtualMachine", &entry.machine),
+            name: entry.appliance.clone(),
+            host: None,
+            datacenter: Ref::new("Datacenter", ""),
+        };
+        let what = format!("{file} can't be detached from the appliance '{}'", machine.name);
+        let mut hardware = self.client.hardware(&machine).map_err(|error| error.about(&what))?;
+        if hardware.disk(&file).is_none() {
+            hardware = self.idle_hardware(&machine)?;
+        }
+        if hardware.below_snapshot(&file).is_some() {
+            return Err(told(format!(
+                "{what}: the appliance got a snapshot while it was attached; remove that snapshot, and it is detached"
+            )));
+        }
+        if let Some(disk) = hardware.disk(&file) {
+            if !entry.uuid.is_empty() && digits(&entry.uuid) != digits(&disk.uuid) {
+                tracing::warn!("{file}: another disk has that path by now and is attached; it is left alone");
+                return self.ledger(&what, || self.place.ledger.remove(entry));
+            }
+            let done = patiently(|| self.client.detach_disk(&machine, disk, &what));
+            if let Err(error) = done {
+                // The answer may be what got lost.
+                let there = self.client.hardware(&machine).map(|now| now.disk(&file).is_some());
+                if there.unwrap_or(true) {
+                    return Err(error);
+                }
+            }
+        }
+        self.ledger(&what, || self.place.ledger.remove(entry))
+    }
+
+    /// [`Self::undo`] of what is left of that path.
+    fn undo_left(&self, file: &str) -> Result<(), VsphereError> {
+        let left = lock(&self.state).left.iter().find(|entry| entry.file() == file).cloned();
+        let Some(entry) = left else { return Ok(()) };
+        self.undo(&entry)?;
+        tracing::info!("{file}: detached, it was left attached");
+        lock(&self.state).left.retain(|other| *other != entry);
+        Ok(())
+    }
+
+    fn leave(&self, entry: Entry) {
+        let mut state = lock(&self.state);
+        state.live.remove(&entry.file());
+        state.left.push(entry);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Detaches what nobody holds, until the appliance goes; then once more, and no more after the first failure.
+    fn sweep(&self) {
+        let mut pause = SWEEP_PAUSE;
+        loop {
+            let state = lock(&self.state);
+            let state = self.changed.wait_while(state, |state| state.left.is_empty() && !state.stop);
+            let (stop, left) = {
+                let state = state.unwrap_or_else(PoisonError::into_inner);
+                (state.stop, state.left.clone())
+            };
+            let failed = self.sweep_once(&left);
+            if stop {
+                return;
+            }
+            if !failed {
+                pause = SWEEP_PAUSE;
+                continue;
+            }
+            let state = lock(&self.state);
+            drop(self.changed.wait_timeout_while(state, pause, |state| !state.stop));
+            pause = (pause * 2).min(SWEEP_PAUSE_MAX);
+        }
+    }
+
+    /// Whether anything could not be detached.
+    fn sweep_once(&self, left: &[Entry]) -> bool {
+        for entry in left {
+            let _one_at_a_time = lock(&self.changing);
+            if let Err(error) = self.undo_left(&entry.file()) {
+                tracing::error!("{error}; tried again until it succeeds");
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Does something again while the appliance is busy with another task.
+fn patiently(work: impl Fn() -> Result<(), VsphereError>) -> Result<(), VsphereError> {
+    let begun = Instant::now();
+    loop {
+        match work() {
+            Err(error)
+                if matches!(error.kind(), "TaskInProgress" | "ConcurrentAccess")
+                    && begun.elapsed() < BUSY_MAX =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
+        }
+    }
+}

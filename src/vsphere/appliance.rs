@@ -1,0 +1,429 @@
+//! The virtual machine that importfs itself runs in: found in the inventory, disks attached to it and detached from it while it
+//! runs (HotAdd).
+//!
+//! A disk is known by the path of its descriptor, `[datastore] directory/x.vmdk`, and by its UUID; never by its place in a list.
+//! Detaching never touches a disk's files. What is seen on this machine of an attached disk is not known here.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::client::Client;
+use super::error::VsphereError;
+use super::inventory::{listed, shown_name};
+use super::soap;
+use super::task::SEARCH_TIMEOUT;
+use super::xml::{Element, Writer};
+use super::Ref;
+
+/// What the account needs on the appliance's own virtual machine: docs/vsphere.md says what each is for.
+pub const PRIVILEGES: &[&str] = &[
+    "VirtualMachine.Config.AddExistingDisk",
+    "VirtualMachine.Config.AddNewDisk",
+    "VirtualMachine.Config.RemoveDisk",
+];
+
+/// How long a reconfiguration may take that writes no data.
+pub const RECONFIGURE_TIMEOUT: Duration = Duration::from_mins(5);
+/// Bytes a second at which a host zeroes a disk at least, for the bound of an eagerly zeroed one.
+const ZEROED_PER_SECOND_MIN: u64 = 32 << 20;
+/// Units of one SCSI controller that every version has; a PVSCSI controller of a recent one has 64.
+const UNITS: u32 = 16;
+/// The controller's own unit, where the server does not say.
+const RESERVED_UNIT: u32 = 7;
+/// Delta files in one another, as many as snapshots that vSphere allows.
+const PARENTS_MAX: usize = 32;
+/// Folders above a virtual machine.
+const FOLDERS_MAX: usize = 64;
+/// The key of a device that is to be made: the server gives it its own.
+const NEW_KEY: i32 = -1;
+
+/// How the appliance is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// By its SMBIOS UUID, in any of these spellings.
+    Uuids(Vec<String>),
+    /// By its name or its inventory path.
+    Name(String),
+}
+
+impl std::fmt::Display for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uuids(uuids) => write!(f, "the UUID {}", uuids.join(" or ")),
+            Self::Name(name) => write!(f, "the name '{name}'"),
+        }
+    }
+}
+
+impl Known {
+    /// What a configuration says: a UUID, or else a name.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match super::register::canonical(text) {
+            Some(uuid) => Self::Uuids(spellings(&uuid)),
+            None => Self::Name(text.to_owned()),
+        }
+    }
+}
+
+/// A UUID as it stands, and with the bytes of its first three fields turned round: SMBIOS 2.6 has them little-endian, and virtual
+/// hardware and kernels disagree on who turns them back.
+#[must_use]
+pub fn spellings(uuid: &str) -> Vec<String> {
+    let Ok(uuid) = uuid.trim().parse::<uuid::Uuid>() else { return Vec::new() };
+    let turned = uuid::Uuid::from_bytes_le(uuid.into_bytes());
+    let mut all = vec![uuid.to_string()];
+    if turned != uuid {
+        all.push(turned.to_string());
+    }
+    all
+}
+
+/// The appliance's virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// It.
+    pub reference: Ref,
+    /// Its name.
+    pub name: String,
+    /// The host that it runs on, where the account may see that.
+    pub host: Option<Ref>,
+    /// The datacenter that it is in: its datastores are the ones that it can reach.
+    pub datacenter: Ref,
+}
+
+/// A SCSI controller of the appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Controller {
+    /// The server's key.
+    pub key: i32,
+    /// Its type, as in `ParaVirtualSCSIController`.
+    pub kind: String,
+    /// As in `scsi1`.
+    pub bus: u32,
+    /// The PCI slot, where the server tells it.
+    pub slot: Option<u32>,
+    reserved: u32,
+}
+
+/// A disk that is attached to the appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The server's key.
+    pub key: i32,
+    /// The controller's key.
+    pub controller: i32,
+    /// The unit on it.
+    pub unit: u32,
+    /// The descriptor that it writes to, then those that this one is a delta of.
+    pub files: Vec<String>,
+    /// The disk's UUID, empty where the server does not tell it.
+    pub uuid: String,
+    /// Bytes.
+    pub capacity: u64,
+}
+
+/// The devices of the appliance that matter here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hardware {
+    /// Its SCSI controllers.
+    pub controllers: Vec<Controller>,
+    /// Its disks.
+    pub disks: Vec<Attached>,
+    /// Units that any device has.
+    used: BTreeSet<(i32, u32)>,
+}
+
+/// A disk that is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewDisk {
+    /// Bytes.
+    pub size: u64,
+    /// Space as it is written.
+    pub thin: bool,
+    /// Zeroed when it is made, if it is not thin.
+    pub eager: bool,
+}
+
+impl NewDisk {
+    /// How long making it may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        let zeroed = if self.eager && !self.thin { self.size / ZEROED_PER_SECOND_MIN } else { 0 };
+        RECONFIGURE_TIMEOUT + Duration::from_secs(zeroed)
+    }
+}
+
+fn number<T: std::str::FromStr>(device: &Element, way: &[&str]) -> Option<T> {
+    device.text_at(way).parse().ok()
+}
+
+impl Hardware {
+    /// From the property `config.hardware.device`.
+    #[must_use]
+    pub fn read(devices: &Element) -> Self {
+        let mut hardware = Self::default();
+        for device in &devices.children {
+            let Some(key) = number::<i32>(device, &["key"]) else { continue };
+            let at = number(device, &["controllerKey"]).zip(number(device, &["unitNumber"]));
+            hardware.used.extend(at);
+            let kind = device.xsi_type.as_str();
+            if kind.contains("SCSI") || kind.starts_with("VirtualLsiLogic") || kind.starts_with("VirtualBusLogic") {
+                hardware.controllers.push(Controller {
+                    key,
+                    kind: kind.to_owned(),
+                    bus: number(device, &["busNumber"]).unwrap_or(0),
+                    slot: number(device, &["slotInfo", "pciSlotNumber"]),
+                    reserved: number(device, &["scsiCtlrUnitNumber"]).unwrap_or(RESERVED_UNIT),
+                });
+            }
+            if let ("VirtualDisk", Some((controller, unit))) = (kind, at) {
+                let (files, uuid) = backing(device);
+                let kilobytes = number::<u64>(device, &["capacityInKB"]).unwrap_or(0);
+                let capacity = number(device, &["capacityInBytes"]).unwrap_or(kilobytes.saturating_mul(1024));
+                hardware.disks.push(Attached { key, controller, unit, files, uuid, capacity });
+            }
+        }
+        // PVSCSI first, then by bus.
+        hardware.controllers.sort_by_key(|one| (one.kind != "ParaVirtualSCSIController", one.bus));
+        hardware
+    }
+
+    /// The disk that writes to that descriptor.
+    #[must_use]
+    pub fn disk(&self, file: &str) -> Option<&Attached> {
+        self.disks.iter().find(|disk| disk.files.first().is_some_and(|own| own == file))
+    }
+
+    /// The disk that reads from that descriptor, because a snapshot of the appliance put a delta before it.
+    #[must_use]
+    pub fn below_snapshot(&self, file: &str) -> Option<&Attached> {
+        self.disks.iter().find(|disk| disk.files.iter().skip(1).any(|own| own == file))
+    }
+
+    /// The controller with that key.
+    #[must_use]
+    pub fn controller(&self, key: i32) -> Option<&Controller> {
+        self.controllers.iter().find(|controller| controller.key == key)
+    }
+
+    /// A place where a disk can go: PVSCSI controllers first, the lowest unit. `usable` may refuse one.
+    #[must_use]
+    pub fn free(&self, usable: impl Fn(&Controller, u32) -> bool) -> Option<(&Controller, u32)> {
+        self.controllers.iter().find_map(|controller| {
+            let mut units = (0..UNITS).filter(|unit| *unit != controller.reserved);
+            let free = |unit: &u32| !self.used.contains(&(controller.key, *unit)) && usable(controller, *unit);
+            units.find(free).map(|unit| (controller, unit))
+        })
+    }
+}
+
+/// The files of a disk, its own first, and its UUID.
+fn backing(device: &Element) -> (Vec<String>, String) {
+    let mut files = Vec::new();
+    let mut at = device.child("backing");
+    let uuid = at.map(|backing| backing.text_at(&["uuid"]).to_owned()).unwrap_or_default();
+    while let Some(backing) = at.filter(|_| files.len() < PARENTS_MAX) {
+        files.push(backing.text_at(&["fileName"]).to_owned());
+        at = backing.child("parent");
+    }
+    (files, uuid)
+}
+
+impl Client {
+    /// The appliance's own virtual machine. It runs, as whoever asks does.
+    pub fn appliance(&self, known: &Known) -> Result<Machine, VsphereError> {
+        let server = self.server();
+        let advice = "hotadd needs importfs to run in a virtual machine of that vSphere; name it with appliance in the \
+                      configuration, or choose another writer";
+        let candidates = match known {
+            Known::Uuids(uuids) => {
+                let mut found = Vec::new();
+                for uuid in uuids {
+                    found.extend(self.machines_by_uuid(uuid)?);
+                }
+                found
+            }
+            Known::Name(name) => self.machines_by_name(name)?,
+        };
+        let paths = ["name", "runtime.powerState", "runtime.host"];
+        let mut found = self.properties("VirtualMachine", &candidates, &paths)?;
+        found.sort_by(|a, b| a.reference.cmp(&b.reference));
+        found.dedup_by(|a, b| a.reference == b.reference);
+        let all: Vec<_> = found.iter().map(|vm| shown_name(vm.text("name"))).collect();
+        found.retain(|vm| vm.text("runtime.powerState") == "poweredOn");
+        match found.as_slice() {
+            [one] => Ok(Machine {
+                reference: one.reference.clone(),
+                name: shown_name(one.text("name")),
+                host: one.reference("runtime.host"),
+                datacenter: self.datacenter_of(&one.reference)?,
+            }),
+            [] if all.is_empty() => Err(VsphereError::Told(format!(
+                "{server} has no virtual machine with {known}, or hides it from the account; {advice}"
+            ))),
+            [] => Err(VsphereError::Told(format!(
+                "the virtual machine with {known} ({}) is not running, so it is not this one; {advice}",
+                listed(all)
+            ))),
+            several => Err(VsphereError::Told(format!(
+                "{server} has several running virtual machines with {known}: {}; name the right one with appliance in the \
+                 configuration, by its inventory path",
+                listed(several.iter().map(|vm| shown_name(vm.text("name"))))
+            ))),
+        }
+    }
+
+    fn machines_by_uuid(&self, uuid: &str) -> Result<Vec<Ref>, VsphereError> {
+        // Clones may share an SMBIOS UUID; FindByUuid would pick any of them.
+        let all = self.read(
+            "FindAllByUuid",
+            |live| live.content.search_index.clone(),
+            |w, _| {
+                w.value("uuid", uuid).value("vmSearch", true).value("instanceUuid", false);
+            },
+        );
+        match all {
+            Ok(result) => Ok(result.all("returnval").filter_map(soap::reference).collect()),
+            Err(error) if matches!(error.kind(), "MethodNotFound" | "NotSupported" | "NotImplemented") => {
+                let one = self.search("FindByUuid", |w| {
+                    w.value("uuid", uuid).value("vmSearch", true).value("instanceUuid", false);
+                })?;
+                Ok(one.into_iter().collect())
+            }
+            Err(error) => Err(error.about("the inventory can't be searched for the appliance")),
+        }
+    }
+
+    fn machines_by_name(&self, name: &str) -> Result<Vec<Ref>, VsphereError> {
+        let at_path = self.search("FindByInventoryPath", |w| {
+            w.value("inventoryPath", name);
+        })?;
+        if let Some(found) = at_path.filter(|found| found.kind == "VirtualMachine") {
+            return Ok(vec![found]);
+        }
+        let root = self.with_session(|live| Ok(live.content.root_folder.clone()))?;
+        let all = self.below(&root, "VirtualMachine", &["name"])?;
+        let named = all.into_iter().filter(|vm| shown_name(vm.text("name")) == name);
+        Ok(named.map(|vm| vm.reference).collect())
+    }
+
+    /// The datacenter above an object.
+    fn datacenter_of(&self, object: &Ref) -> Result<Ref, VsphereError> {
+        let mut at = object.clone();
+        for _ in 0..FOLDERS_MAX {
+            let entity = self.properties_of(&at, &["parent"])?;
+            match entity.reference("parent") {
+                Some(parent) if parent.kind == "Datacenter" => return Ok(parent),
+                Some(parent) => at = parent,
+                None => break,
+            }
+        }
+        Err(VsphereError::Told(format!(
+            "the datacenter of {} {} can't be found; grant the role on the folders above it, too",
+            object.kind, object.id
+        )))
+    }
+
+    /// The appliance's controllers and disks now.
+    pub fn hardware(&self, machine: &Machine) -> Result<Hardware, VsphereError> {
+        let path = "config.hardware.device";
+        let found = self.properties_of(&machine.reference, &[path])?;
+        let hidden = || {
+            VsphereError::Told(format!("the account may not see the devices of the appliance '{}'", machine.name))
+        };
+        Ok(Hardware::read(found.values.get(path).ok_or_else(hidden)?))
+    }
+
+    /// Attaches a disk, making it where `new` says how. On an error whose outcome is not known the devices tell.
+    pub fn attach_disk(
+        &self,
+        machine: &Machine,
+        (controller, unit): (i32, u32),
+        file: &str,
+        new: Option<&NewDisk>,
+        what: &str,
+    ) -> Result<(), VsphereError> {
+        let limit = new.map_or(RECONFIGURE_TIMEOUT, NewDisk::timeout);
+        let device = |w: &mut Writer| {
+            w.value("key", NEW_KEY);
+            w.typed("backing", "VirtualDiskFlatVer2BackingInfo", |w| {
+                w.value("fileName", file).value("diskMode", "persistent");
+                if let Some(new) = new {
+                    w.value("thinProvisioned", new.thin).value("eagerlyScrub", new.eager && !new.thin);
+                }
+            });
+            w.value("controllerKey", controller).value("unitNumber", unit);
+            let size = new.map_or(0, |new| new.size);
+            w.value("capacityInKB", size.div_ceil(1024));
+            if size > 0 {
+                w.value("capacityInBytes", size);
+            }
+        };
+        self.run_task("ReconfigVM_Task", &machine.reference, limit, what, |w| {
+            w.element("spec", |w| {
+                w.element("deviceChange", |w| {
+                    w.value("operation", "add");
+                    if new.is_some() {
+                        w.value("fileOperation", "create");
+                    }
+                    w.typed("device", "VirtualDisk", device);
+                });
+            });
+        })?;
+        Ok(())
+    }
+
+    /// Detaches a disk; its files stay.
+    pub fn detach_disk(&self, machine: &Machine, disk: &Attached, what: &str) -> Result<(), VsphereError> {
+        self.run_task("ReconfigVM_Task", &machine.reference, RECONFIGURE_TIMEOUT, what, |w| {
+            w.element("spec", |w| {
+                w.element("deviceChange", |w| {
+                    // Without a fileOperation: `destroy` would remove the files.
+                    w.value("operation", "remove");
+                    w.typed("device", "VirtualDisk", |w| {
+                        w.value("key", disk.key).value("controllerKey", disk.controller);
+                        w.value("unitNumber", disk.unit);
+                        w.value("capacityInKB", disk.capacity.div_ceil(1024));
+                    });
+                });
+            });
+        })?;
+        Ok(())
+    }
+
+    /// Whether a task of an object is queued or under way.
+    pub fn is_busy(&self, object: &Ref) -> Result<bool, VsphereError> {
+        let recent = self.properties_of(object, &["recentTask"])?.references("recentTask");
+        let tasks = self.properties("Task", &recent, &["info.state"])?;
+        Ok(tasks.iter().any(|task| matches!(task.text("info.state"), "queued" | "running")))
+    }
+
+    /// A disk's UUID by its descriptor's path; `None` where there is no such disk.
+    pub fn disk_uuid(&self, datacenter: &Ref, file: &str) -> Result<Option<String>, VsphereError> {
+        let manager = self.disk_manager()?;
+        let asked = self.call("QueryVirtualDiskUuid", &manager, |w| {
+            w.value("name", file).reference("datacenter", datacenter);
+        });
+        match asked {
+            Ok(result) => Ok(Some(result.text_at(&["returnval"]).to_owned())),
+            Err(error) if matches!(error.kind(), "FileNotFound" | "CannotAccessFile" | "FileFault") => Ok(None),
+            Err(error) => Err(error.about(format!("{file} can't be looked at"))),
+        }
+    }
+
+    /// Deletes a disk with all its files.
+    pub fn delete_disk(&self, datacenter: &Ref, file: &str) -> Result<(), VsphereError> {
+        let what = format!("{file} can't be deleted");
+        let manager = self.disk_manager()?;
+        self.run_task("DeleteVirtualDisk_Task", &manager, SEARCH_TIMEOUT, &what, |w| {
+            w.value("name", file).reference("datacenter", datacenter);
+        })?;
+        Ok(())
+    }
+
+    fn disk_manager(&self) -> Result<Ref, VsphereError> {
+        let manager = self.with_session(|live| Ok(live.content.disk_manager.clone()))?;
+        manager.ok_or_else(|| VsphereError::Told(format!("{} has no manager of virtual disks", self.server())))
+    }
+}
