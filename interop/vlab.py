@@ -38,7 +38,7 @@ def build():
 class Vcsim:
     """One vCenter, or with esx=True one ESXi host; datastores are directories: {name: path}."""
 
-    def __init__(self, where, stores, esx=False, lease_timeout="5m"):
+    def __init__(self, where, stores, esx=False, lease_timeout="5m", machine=None):
         self.where = pathlib.Path(where)
         self.where.mkdir(parents=True, exist_ok=True)
         ready = self.where / "ready.json"
@@ -47,6 +47,8 @@ class Vcsim:
         for name, path in stores.items():
             pathlib.Path(path).mkdir(parents=True, exist_ok=True)
             command += ["-datastore", f"{name}={path}"]
+        if machine:
+            command += ["-machine", str(machine)]
         log = open(self.where / "vcsim.log", "ab")
         self.process = subprocess.Popen(command + (["-esx"] if esx else []), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         lab.adopt(self.process)

@@ -17,6 +17,7 @@ type change struct {
 	State                    string
 	InMaintenance            *bool
 	Drs                      *bool
+	Devices                  *string // how attached disks show on the guest: see guest.mode
 }
 
 type machine struct {
@@ -149,6 +150,9 @@ func (l *lab) apply(c *change) {
 		if c.InMaintenance != nil {
 			host.Runtime.InMaintenanceMode = *c.InMaintenance
 		}
+	}
+	if c.Devices != nil && l.guest != nil {
+		l.guest.setMode(*c.Devices)
 	}
 	if c.Drs != nil {
 		for _, entity := range simulator.Map.All("ClusterComputeResource") {

@@ -31,6 +31,7 @@ type rule struct {
 	Bytes  int64             // of an upload, before its connection is cut
 	Status int
 	Times  int
+	Skip   int // calls that pass before the first
 }
 
 type upload struct {
@@ -64,6 +65,7 @@ type lab struct {
 	uploads  []upload
 	leases   map[string]*lease
 	requests map[string]string
+	guest    *guest // nil without -machine
 }
 
 func newLab(c *govmomi.Client, mux *http.ServeMux, s stores, dir string, timeout time.Duration) *lab {
@@ -76,6 +78,7 @@ func newLab(c *govmomi.Client, mux *http.ServeMux, s stores, dir string, timeout
 var (
 	methodPattern = regexp.MustCompile(`<(?:\w+:)?Body[^>]*><(?:\w+:)?(\w+)`)
 	pathPattern   = regexp.MustCompile(`<path>\[([^\]]*)\] ([^<]*)</path>`)
+	pathsPattern  = regexp.MustCompile(`<name>\[([^\]]*)\] ([^<]*)</name>`)
 	namePattern   = regexp.MustCompile(`<name>([^<]*)</name>`)
 	leasePattern  = regexp.MustCompile(`type="HttpNfcLease">([^<]+)<`)
 	taskPattern   = regexp.MustCompile(`type="Task"[^>]*>([^<]+)<`)
@@ -91,6 +94,10 @@ func (l *lab) take(method string) *rule {
 	l.order = append(l.order, method)
 	for i, r := range l.rules {
 		if r.Method == method {
+			if r.Skip > 0 {
+				r.Skip--
+				continue
+			}
 			if r.Times--; r.Times <= 0 {
 				l.rules = append(l.rules[:i], l.rules[i+1:]...)
 			}
@@ -276,7 +283,20 @@ func (l *lab) pass(method string, r *http.Request, body []byte) *httptest.Respon
 			}
 		}
 	}
-	return l.replay(r, body)
+	if method == "MakeDirectory" {
+		// The simulator takes a directory that is there.
+		if path := pathsPattern.FindSubmatch(body); path != nil {
+			name := html.UnescapeString(string(path[2]))
+			if _, err := os.Stat(filepath.Join(l.stores[html.UnescapeString(string(path[1]))], name)); err == nil {
+				return faultAnswer(&rule{Fault: "FileAlreadyExists", Fields: map[string]string{"file": name}})
+			}
+		}
+	}
+	answer := l.replay(r, body)
+	if method == "ReconfigVM_Task" && l.guest != nil {
+		l.guest.changed()
+	}
+	return answer
 }
 
 // note follows sessions and leases.

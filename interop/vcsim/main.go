@@ -143,6 +143,8 @@ func main() {
 	esx := flag.Bool("esx", false, "a standalone host")
 	dir := flag.String("dir", "", "directory for the certificate and for uploads")
 	leaseTimeout := flag.Duration("lease-timeout", 5*time.Minute, "a lease without progress for so long is dead")
+	machine := flag.String("machine", "", "directory that stands for the kernel's sys and dev of the appliance")
+	appliance := flag.String("appliance", "DC0_H0_VM0", "the virtual machine that -machine is of")
 	flag.Var(paths, "datastore", "name=path, may be repeated")
 	flag.Parse()
 	model := simulator.VPX()
@@ -161,6 +163,9 @@ func main() {
 	populate(ctx, client, paths)
 	pair := certificate(filepath.Join(*dir, "ca.pem"))
 	lab := newLab(client, model.Service.ServeMux, paths, *dir, *leaseTimeout)
+	if *machine != "" {
+		lab.guest = newGuest(*appliance, *machine, paths)
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	control, err := net.Listen("tcp", "127.0.0.1:0")

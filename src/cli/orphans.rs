@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use clap::{Args, Subcommand};
 
 use super::{Failure, Place, print, print_json, wiring};
-use crate::import::{ImportError, OrphanSession, orphans};
+use crate::config::Config;
+use crate::datastore::hotadd::ledger::{self, Ledger};
+use crate::import::{ImportError, Orphan, OrphanSession, orphans};
 
 /// What is asked.
 #[derive(Debug, Subcommand)]
@@ -53,12 +55,43 @@ fn wrong(error: &ImportError) -> Failure {
 fn list(options: &Options) -> Result<(), Failure> {
     let config = options.place.load()?;
     let found = orphans::list(&config.server.data_dir, &wiring::hypervisors(&config)?);
-    let found = found.map_err(|error| wrong(&error))?;
+    let mut found = found.map_err(|error| wrong(&error))?;
+    found.extend(attached(&config)?);
     if options.json {
         return print_json(&found);
     }
     print(&text(&found));
     Ok(())
+}
+
+/// Disks that are attached to appliances, for the service that runs or by one that ended, as if a session of the appliance's own had
+/// made them.
+fn attached(config: &Config) -> Result<Vec<OrphanSession>, Failure> {
+    let entries = Ledger::of(&config.server.data_dir).list();
+    let entries =
+        entries.map_err(|error| Failure::file(&config.server.data_dir.join(ledger::FOLDER), error))?;
+    let mut found: Vec<OrphanSession> = Vec::new();
+    for entry in entries {
+        let (appliance, orphan) = match entry {
+            Ok(entry) => (entry.appliance, attachment(entry.datastore, entry.path, "attached", None)),
+            Err(why) => (String::new(), attachment(String::new(), String::new(), "unknown", Some(why))),
+        };
+        match found.iter_mut().find(|session| session.vm_name == appliance) {
+            Some(session) => session.objects.push(orphan),
+            None => found.push(OrphanSession {
+                id: "attachments".to_owned(),
+                path: "attached to the appliance".to_owned(),
+                vm_name: appliance,
+                state: "attached",
+                objects: vec![orphan],
+            }),
+        }
+    }
+    Ok(found)
+}
+
+fn attachment(datastore: String, path: String, state: &'static str, why: Option<String>) -> Orphan {
+    Orphan { datastore, path, kind: "attachment", state, why }
 }
 
 fn text(sessions: &[OrphanSession]) -> String {
@@ -70,6 +103,7 @@ fn text(sessions: &[OrphanSession]) -> String {
         let name = if session.vm_name.is_empty() { String::new() } else { format!(" {:?}", session.vm_name) };
         let state = match session.state {
             "open" => "its directory is in the share: it can still be completed",
+            "attached" => "in use, or detached when the service runs next",
             _ => "removed before it completed",
         };
         let _ = writeln!(out, "{}{name}: {state}", session.path); // A String takes all.

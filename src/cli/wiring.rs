@@ -1,12 +1,19 @@
 //! What a configuration leads to: its hypervisors with their datastores opened, and the import engine on them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::{self, Config, DatastoreConfig, HypervisorConfig, HypervisorKind, Writer};
+use crate::config::{
+    self, APPLIANCE_THIS, Config, DatastoreConfig, HypervisorConfig, HypervisorKind, Thick, Writer,
+};
+use crate::datastore::block_device::Roots;
+use crate::datastore::hotadd::HotaddOptions;
+use crate::datastore::hotadd::appliance::{self, Appliance};
+use crate::datastore::hotadd::ledger::{self, Ledger};
 use crate::datastore::nbd::{ClientOptions, NbdOptions};
-use crate::datastore::{Datastore, DirectoryDatastore, NbdDatastore};
+use crate::datastore::{Datastore, DirectoryDatastore, HotaddDatastore, NbdDatastore};
 use crate::disk::Options;
 use crate::disk::digest::Algorithm;
 use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, NameRules, OnConflict};
@@ -18,13 +25,16 @@ use crate::vsphere::tls::{Thumbprint, Trust};
 /// Writes shorter than this, in bytes, are gathered; longer ones go straight on, as they are worth an operation each.
 const GATHER_BELOW: u64 = 64 << 10;
 
+/// Environment: a directory whose `sys` and `dev` stand for this machine's. For tests of hotadd.
+const MACHINE_ROOT: &str = "IMPORTFS_MACHINE_ROOT";
+
 /// The import engine of a configuration. Replays the journals of all sessions.
 pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
     make_default_datastores(config)?;
     let import = &config.import;
     let settings = EngineSettings {
         data_dir: config.server.data_dir.clone(),
-        hypervisors: hypervisors(config)?,
+        hypervisors: wired(config, true)?,
         disk_options: Options {
             grain: import.skip_grain,
             hold_below: import.coalesce.min(GATHER_BELOW) as usize,
@@ -69,8 +79,8 @@ fn make_default_datastores(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The inventory of a vSphere hypervisor. Nothing is sent before it is asked something.
-fn inventory(hypervisor: &HypervisorConfig) -> Result<Option<Arc<dyn Inventory>>, Failure> {
+/// The manager of a vSphere hypervisor. Nothing is sent before it is asked something.
+fn manager(hypervisor: &HypervisorConfig) -> Result<Option<Arc<Manager>>, Failure> {
     let (Some(url), Some(username), Some(password_file)) =
         (&hypervisor.url, &hypervisor.username, &hypervisor.password_file)
     else {
@@ -89,26 +99,64 @@ fn inventory(hypervisor: &HypervisorConfig) -> Result<Option<Arc<dyn Inventory>>
 
 /// The hypervisors, their datastores opened. Changes nothing.
 pub(super) fn hypervisors(config: &Config) -> Result<Hypervisors, Failure> {
+    wired(config, false)
+}
+
+/// [`hypervisors`]; those of a service that runs undo by and by what an earlier run of it left (`serving`).
+fn wired(config: &Config, serving: bool) -> Result<Hypervisors, Failure> {
     let mut found = Vec::new();
     for hypervisor in &config.hypervisors {
+        let manager = manager(hypervisor)?;
+        let appliance = appliance(config, hypervisor, manager.as_deref(), serving)?;
+        let mut datastores = Vec::new();
+        for store in &hypervisor.datastores {
+            datastores.push(datastore(hypervisor, store, appliance.as_ref())?);
+        }
         found.push(Hypervisor {
-            inventory: inventory(hypervisor)?,
+            inventory: manager.map(|manager| manager as Arc<dyn Inventory>),
             name: hypervisor.name.clone(),
             aliases: hypervisor.aliases.clone(),
-            datastores: hypervisor
-                .datastores
-                .iter()
-                .map(|store| datastore(hypervisor, store))
-                .collect::<Result<_, _>>()?,
+            datastores,
         });
     }
     Ok(Hypervisors(found))
 }
 
+/// The virtual machine that this is, where a datastore of its hypervisor is written by hotadd.
+fn appliance(
+    config: &Config,
+    hypervisor: &HypervisorConfig,
+    manager: Option<&Manager>,
+    serving: bool,
+) -> Result<Option<Arc<Appliance>>, Failure> {
+    let mut stores = hypervisor.datastores.iter();
+    let (Some(manager), true) = (manager, stores.any(|store| store.written(hypervisor).0 == Writer::Hotadd))
+    else {
+        return Ok(None);
+    };
+    let roots = match std::env::var_os(MACHINE_ROOT) {
+        Some(root) => Roots { sysfs: Path::new(&root).join("sys"), dev: Path::new(&root).join("dev") },
+        None => Roots::default(),
+    };
+    let place = appliance::Place {
+        configured: hypervisor.appliance.clone().filter(|text| text != APPLIANCE_THIS),
+        roots,
+        ledger: Ledger::of(&config.server.data_dir),
+    };
+    let appliance = Appliance::new(Arc::clone(manager.client()), place, serving);
+    let appliance =
+        appliance.map_err(|error| Failure::file(&config.server.data_dir.join(ledger::FOLDER), error));
+    Ok(Some(Arc::new(appliance?)))
+}
+
 /// A datastore with its driver.
-fn datastore(hypervisor: &HypervisorConfig, store: &DatastoreConfig) -> Result<DatastoreEntry, Failure> {
+fn datastore(
+    hypervisor: &HypervisorConfig,
+    store: &DatastoreConfig,
+    appliance: Option<&Arc<Appliance>>,
+) -> Result<DatastoreEntry, Failure> {
     let name = &store.name;
-    let (writer, why) = store.written(hypervisor.kind);
+    let (writer, why) = store.written(hypervisor);
     let missing = |what: &str| {
         Failure::Usage(format!("datastore {name}: writer = \"{}\" needs {what}", writer.as_str()))
     };
@@ -129,7 +177,16 @@ fn datastore(hypervisor: &HypervisorConfig, store: &DatastoreConfig) -> Result<D
             Arc::new(opened.map_err(|why| Failure::Usage(format!("datastore {name}: nbd.uri: {why}")))?)
         }
         Writer::Auto | Writer::Directory => Arc::new(directory()?),
-        Writer::Nfc | Writer::Hotadd => return Err(missing("a later version")),
+        Writer::Hotadd => {
+            let appliance = appliance.ok_or_else(|| missing("kind = \"vsphere\""))?;
+            let hotadd = store.hotadd.clone().unwrap_or_default();
+            let options = HotaddOptions {
+                eager: hotadd.thick == Thick::Eager,
+                device_wait: Duration::from_secs(hotadd.device_seconds),
+            };
+            Arc::new(HotaddDatastore::new(name, Arc::clone(appliance), options))
+        }
+        Writer::Nfc => return Err(missing("a later version")),
     };
     // Where there is nothing but directories, nobody asks.
     let choice = hypervisor.kind == HypervisorKind::Vsphere || store.nbd.is_some();

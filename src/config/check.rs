@@ -19,6 +19,8 @@ const BYTES_IN_FLIGHT_MIN: usize = 32 << 20;
 const NBD_CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=16;
 /// How long a client may be held: a day is already past any backup window.
 const RETRY_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
+/// How long a kernel may take to show a disk: past that it never will.
+const DEVICE_SECONDS: std::ops::RangeInclusive<u64> = 1..=600;
 /// The longest NetBIOS-style name that clients accept.
 const NAME_CHARS_MAX: usize = 15;
 /// The longest share name (MS-SRVS 2.2.4.23: NNLEN).
@@ -161,6 +163,7 @@ fn connection(hypervisor: &HypervisorConfig, at: &str, found: &mut Vec<Problem>)
         ("password-file", hypervisor.password_file.is_some()),
         ("thumbprint", hypervisor.thumbprint.is_some()),
         ("ca-file", hypervisor.ca_file.is_some()),
+        ("appliance", hypervisor.appliance.is_some()),
     ];
     match hypervisor.kind {
         HypervisorKind::Directory => {
@@ -223,7 +226,7 @@ fn hypervisors(config: &Config, found: &mut Vec<Problem>) {
 /// Whether a datastore has what its driver needs, and nothing that another's would.
 fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, found: &mut Vec<Problem>) {
     let mut wrong = |key: &str, message: String| found.push((format!("{at}.{key}"), message));
-    let (writer, _) = store.written(hypervisor.kind);
+    let (writer, _) = store.written(hypervisor);
     let name = writer.as_str();
     match writer {
         Writer::Directory | Writer::Nbd if store.path.is_none() => {
@@ -235,7 +238,13 @@ fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, foun
         Writer::Nfc if hypervisor.kind != HypervisorKind::Vsphere => {
             wrong("writer", "\"nfc\" uploads to a vCenter or an ESXi host: kind = \"vsphere\"".to_owned());
         }
-        Writer::Nfc | Writer::Hotadd => {
+        Writer::Hotadd if hypervisor.kind != HypervisorKind::Vsphere => {
+            wrong(
+                "writer",
+                "\"hotadd\" attaches disks to a virtual machine of a vSphere: kind = \"vsphere\"".to_owned(),
+            );
+        }
+        Writer::Nfc => {
             wrong(
                 "writer",
                 format!("\"{name}\" is not to be had yet; mount the datastore and give its path"),
@@ -246,7 +255,11 @@ fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, foun
     if writer == Writer::Nbd && store.nbd.is_none() {
         wrong("nbd", "writer = \"nbd\" needs the table [hypervisor.datastore.nbd]".to_owned());
     }
-    let tables = [(Writer::Nbd, "nbd", store.nbd.is_some()), (Writer::Nfc, "nfc", store.nfc.is_some())];
+    let tables = [
+        (Writer::Nbd, "nbd", store.nbd.is_some()),
+        (Writer::Nfc, "nfc", store.nfc.is_some()),
+        (Writer::Hotadd, "hotadd", store.hotadd.is_some()),
+    ];
     for (of, table, _) in tables.into_iter().filter(|(of, _, given)| *given && *of != writer) {
         wrong(
             table,
@@ -267,6 +280,11 @@ fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, foun
         if !RETRY_SECONDS.contains(&nfc.retry_seconds) {
             wrong("nfc.retry-seconds", format!("{} is not from 1 to 86400", nfc.retry_seconds));
         }
+    }
+    if let Some(hotadd) = &store.hotadd
+        && !DEVICE_SECONDS.contains(&hotadd.device_seconds)
+    {
+        wrong("hotadd.device-seconds", format!("{} is not from 1 to 600", hotadd.device_seconds));
     }
     if let Some(nbd) = &store.nbd {
         nbd_problems(&format!("{at}.nbd"), nbd, found);

@@ -346,10 +346,16 @@ pub struct HypervisorConfig {
     pub thumbprint: Option<String>,
     /// PEM file of the authorities that vouch for the server, instead of a thumbprint.
     pub ca_file: Option<PathBuf>,
+    /// The virtual machine of that vSphere in which importfs runs, for hotadd: its UUID, name, or inventory path, or
+    /// [`APPLIANCE_THIS`].
+    pub appliance: Option<String>,
     /// `[[hypervisor.datastore]]`
     #[serde(default, rename = "datastore")]
     pub datastores: Vec<DatastoreConfig>,
 }
+
+/// `appliance`: the machine whose firmware tells the UUID that this one's does.
+pub const APPLIANCE_THIS: &str = "this";
 
 /// Which driver writes a datastore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -401,14 +407,19 @@ pub struct DatastoreConfig {
     pub nbd: Option<NbdConfig>,
     /// `[hypervisor.datastore.nfc]`
     pub nfc: Option<NfcConfig>,
+    /// `[hypervisor.datastore.hotadd]`
+    pub hotadd: Option<HotaddConfig>,
 }
 
 impl DatastoreConfig {
     /// The driver that writes it, and why that one; never [`Writer::Auto`].
-    pub fn written(&self, kind: HypervisorKind) -> (Writer, &'static str) {
-        match (self.writer, &self.nbd, &self.path, kind) {
+    pub fn written(&self, hypervisor: &HypervisorConfig) -> (Writer, &'static str) {
+        match (self.writer, &self.nbd, &self.path, hypervisor.kind) {
             (Writer::Auto, Some(_), ..) => (Writer::Nbd, "the configuration has an NBD server for it"),
             (Writer::Auto, None, Some(_), _) => (Writer::Directory, "it is mounted here"),
+            (Writer::Auto, None, None, HypervisorKind::Vsphere) if hypervisor.appliance.is_some() => {
+                (Writer::Hotadd, "it is not mounted here, and this is a virtual machine there")
+            }
             (Writer::Auto, None, None, HypervisorKind::Vsphere) => (Writer::Nfc, "it is not mounted here"),
             // It lacks its path, which is told.
             (Writer::Auto, None, None, HypervisorKind::Directory) => (Writer::Directory, ""),
@@ -432,6 +443,33 @@ pub struct NfcConfig {
 impl Default for NfcConfig {
     fn default() -> Self {
         Self { level: 1, threads: None, retry_seconds: 900 }
+    }
+}
+
+/// When a thick disk is zeroed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Thick {
+    /// Each block when it is first written.
+    #[default]
+    Lazy,
+    /// All of it when it is made.
+    Eager,
+}
+
+/// `[hypervisor.datastore.hotadd]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct HotaddConfig {
+    /// How thick disks are made.
+    pub thick: Thick,
+    /// Seconds within which this machine must show a disk that was attached to it.
+    pub device_seconds: u64,
+}
+
+impl Default for HotaddConfig {
+    fn default() -> Self {
+        Self { thick: Thick::default(), device_seconds: 30 }
     }
 }
 
@@ -529,6 +567,7 @@ impl Config {
                 password_file: None,
                 thumbprint: None,
                 ca_file: None,
+                appliance: None,
                 datastores: vec![DatastoreConfig {
                     name: "datastore1".into(),
                     uuid: None,
@@ -537,6 +576,7 @@ impl Config {
                     embedded: true,
                     nbd: None,
                     nfc: None,
+                    hotadd: None,
                 }],
             }],
         }

@@ -103,7 +103,8 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
     let soon = parse(&text).unwrap_err().to_string();
     assert!(soon.lines().count() == 1 && soon.contains("\"nfc\" is not to be had yet"), "{soon}");
     assert!(uncommented.iter().filter(|line| SAMPLE.contains(&format!("\n#{line}\n"))).count() > 3);
-    let nested = ["[hypervisor.datastore.nbd]", "[hypervisor.datastore.nfc]"];
+    let nested =
+        ["[hypervisor.datastore.nbd]", "[hypervisor.datastore.nfc]", "[hypervisor.datastore.hotadd]"];
     for table in [
         "[server]",
         "[smb]",
@@ -114,6 +115,7 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
         "[[hypervisor.datastore]]",
         nested[0],
         nested[1],
+        nested[2],
     ] {
         let section = text.split(table).nth(1).unwrap();
         let section = section.split("\n[").next().unwrap();
@@ -122,8 +124,8 @@ fn the_sample_documents_every_key_and_is_valid_with_all_of_them() {
             &format!("{above}{table}")
                 .replace("[[hypervisor.datastore]]", "[[hypervisor]]\n[[hypervisor.datastore]]"),
         );
-        assert!(keys.len() > 2, "{table}: {keys:?}");
-        for key in keys.iter().filter(|key| !["datastore", "nbd", "nfc"].contains(&key.as_str())) {
+        assert!(keys.len() >= 2, "{table}: {keys:?}");
+        for key in keys.iter().filter(|key| !["datastore", "nbd", "nfc", "hotadd"].contains(&key.as_str())) {
             let everywhere = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(
                 section.contains(&format!("\n{key} = "))
@@ -192,11 +194,12 @@ fn a_datastore_says_how_it_is_written() {
     };
     let written = |kind: &str, more: &str| {
         let hypervisor = &parse(kind, more).unwrap().hypervisors[0];
-        hypervisor.datastores[0].written(hypervisor.kind).0
+        hypervisor.datastores[0].written(hypervisor).0
     };
     let (path, nbd) = ("path = \"/x\"\n", "[hypervisor.datastore.nbd]\nuri = \"nbd://h/x\"\n");
     assert_eq!(written("vsphere", path), Writer::Directory);
     assert_eq!(written("vsphere", &format!("{path}{nbd}")), Writer::Nbd);
+    assert_eq!(written("vsphere", "writer = \"hotadd\"\n"), Writer::Hotadd);
     assert_eq!(written("directory", &format!("{path}writer = \"directory\"\n")), Writer::Directory);
     for (kind, more, part) in [
         ("directory", String::new(), "datastore.path: 'ds1' needs the path"),
@@ -218,7 +221,17 @@ fn a_datastore_says_how_it_is_written() {
             "retry-seconds: 0 is not from 1 to 86400",
         ),
         ("directory", "writer = \"nfc\"\n".into(), "datastore.writer: "),
-        ("vsphere", "writer = \"hotadd\"\n".into(), "\"hotadd\" is not to be had yet"),
+        ("directory", "writer = \"hotadd\"\n".into(), "\"hotadd\" attaches disks to a virtual machine"),
+        (
+            "vsphere",
+            "writer = \"hotadd\"\n[hypervisor.datastore.hotadd]\ndevice-seconds = 0\n".into(),
+            "device-seconds: 0 is not from 1 to 600",
+        ),
+        (
+            "vsphere",
+            format!("{path}[hypervisor.datastore.hotadd]\nthick = \"eager\"\n"),
+            "datastore.hotadd: it belongs to writer = \"hotadd\"",
+        ),
     ] {
         let error = parse(kind, &more).unwrap_err();
         assert!(error.contains(part), "{part}\n{error}");

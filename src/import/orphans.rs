@@ -32,7 +32,7 @@ pub struct OrphanSession {
     /// The virtual machine's name, empty where no CFG was accepted.
     pub vm_name: String,
     /// `removed`: nobody can complete it any more. `open`: its directory is still in the share; its objects are not orphans
-    /// yet.
+    /// yet. `attached`: no session, but an appliance with the disks that are attached to it.
     pub state: &'static str,
     /// What it made, in order.
     pub objects: Vec<Orphan>,
@@ -45,10 +45,10 @@ pub struct Orphan {
     pub datastore: String,
     /// Path on it.
     pub path: String,
-    /// `directory`, `extent`, `file`, `virtual machine`.
+    /// `directory`, `extent`, `file`, `virtual machine`, `attachment`.
     pub kind: &'static str,
     /// `there`; `gone`; `changed`: what has its path now is something else; `unknown`: whether the session made it can't be
-    /// told, or its datastore does not answer.
+    /// told, or its datastore does not answer; `attached`.
     pub state: &'static str,
     /// Why it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -94,6 +94,7 @@ pub fn examine<'a>(bytes: &[u8], on_conflict: OnConflict, hypervisors: &'a Hyper
                     examined.ask(hypervisor, inventory.as_ref());
                 }
                 examined.look_up(hypervisor);
+                examined.ask_drivers(hypervisor);
             }
             None => {
                 let known: Vec<_> = hypervisors.0.iter().map(|h| h.name.as_str()).collect();
@@ -151,6 +152,26 @@ impl Examined<'_> {
             stores,
         };
         self.found = inventory.check(&wanted);
+    }
+
+    /// What stands in the way of the drivers of the datastores that the CFG names; with what the inventory found, since it may change
+    /// by itself.
+    fn ask_drivers(&mut self, hypervisor: &Hypervisor) {
+        let mut asked = Vec::new();
+        for place in &self.draft.places {
+            let Some(dsname) = place.datastore.as_deref() else { continue };
+            let Some(entry) = self.entry_of(hypervisor, dsname).filter(|entry| !asked.contains(&&entry.name))
+            else {
+                continue;
+            };
+            asked.push(&entry.name);
+            let key = if self.draft.has(&place.datastore_key) { &place.datastore_key } else { "dsname" };
+            for message in entry.store.obstacles() {
+                if self.found.problems.iter().all(|problem| problem.message != message) {
+                    self.found.problems.push(Problem { key: key.to_owned(), message });
+                }
+            }
+        }
     }
 
     /// What the inventory found, in the form of the CFG's own errors.

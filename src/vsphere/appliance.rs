@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::Ref;
 use super::client::Client;
 use super::error::VsphereError;
 use super::inventory::{listed, shown_name};
 use super::soap;
 use super::task::SEARCH_TIMEOUT;
 use super::xml::{Element, Writer};
-use super::Ref;
 
 /// What the account needs on the appliance's own virtual machine: docs/vsphere.md says what each is for.
 pub const PRIVILEGES: &[&str] = &[
@@ -168,7 +168,10 @@ impl Hardware {
             let at = number(device, &["controllerKey"]).zip(number(device, &["unitNumber"]));
             hardware.used.extend(at);
             let kind = device.xsi_type.as_str();
-            if kind.contains("SCSI") || kind.starts_with("VirtualLsiLogic") || kind.starts_with("VirtualBusLogic") {
+            if kind.contains("SCSI")
+                || kind.starts_with("VirtualLsiLogic")
+                || kind.starts_with("VirtualBusLogic")
+            {
                 hardware.controllers.push(Controller {
                     key,
                     kind: kind.to_owned(),
@@ -212,7 +215,8 @@ impl Hardware {
     pub fn free(&self, usable: impl Fn(&Controller, u32) -> bool) -> Option<(&Controller, u32)> {
         self.controllers.iter().find_map(|controller| {
             let mut units = (0..UNITS).filter(|unit| *unit != controller.reserved);
-            let free = |unit: &u32| !self.used.contains(&(controller.key, *unit)) && usable(controller, *unit);
+            let free =
+                |unit: &u32| !self.used.contains(&(controller.key, *unit)) && usable(controller, *unit);
             units.find(free).map(|unit| (controller, unit))
         })
     }
@@ -330,7 +334,10 @@ impl Client {
         let path = "config.hardware.device";
         let found = self.properties_of(&machine.reference, &[path])?;
         let hidden = || {
-            VsphereError::Told(format!("the account may not see the devices of the appliance '{}'", machine.name))
+            VsphereError::Told(format!(
+                "the account may not see the devices of the appliance '{}'",
+                machine.name
+            ))
         };
         Ok(Hardware::read(found.values.get(path).ok_or_else(hidden)?))
     }
@@ -407,7 +414,9 @@ impl Client {
         });
         match asked {
             Ok(result) => Ok(Some(result.text_at(&["returnval"]).to_owned())),
-            Err(error) if matches!(error.kind(), "FileNotFound" | "CannotAccessFile" | "FileFault") => Ok(None),
+            Err(error) if matches!(error.kind(), "FileNotFound" | "CannotAccessFile" | "FileFault") => {
+                Ok(None)
+            }
             Err(error) => Err(error.about(format!("{file} can't be looked at"))),
         }
     }
@@ -424,6 +433,180 @@ impl Client {
 
     fn disk_manager(&self) -> Result<Ref, VsphereError> {
         let manager = self.with_session(|live| Ok(live.content.disk_manager.clone()))?;
-        manager.ok_or_else(|| VsphereError::Told(format!("{} has no manager of virtual disks", self.server())))
+        manager
+            .ok_or_else(|| VsphereError::Told(format!("{} has no manager of virtual disks", self.server())))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::vsphere::testing::{Script, fault, object, script_client};
+
+    const DEVICES: &str = "<val xsi:type=\"ArrayOfVirtualDevice\">\
+        <VirtualDevice xsi:type=\"VirtualLsiLogicController\"><key>1000</key><busNumber>0</busNumber></VirtualDevice>\
+        <VirtualDevice xsi:type=\"ParaVirtualSCSIController\"><key>1001</key><slotInfo><pciSlotNumber>192</pciSlotNumber></slotInfo>\
+        <busNumber>1</busNumber><scsiCtlrUnitNumber>3</scsiCtlrUnitNumber></VirtualDevice>\
+        <VirtualDevice xsi:type=\"VirtualDisk\"><key>2000</key><backing xsi:type=\"VirtualDiskFlatVer2BackingInfo\">\
+        <fileName>[ds] a/x-000001.vmdk</fileName><uuid>6000C29a</uuid><parent><fileName>[ds] a/x.vmdk</fileName></parent></backing>\
+        <controllerKey>1001</controllerKey><unitNumber>0</unitNumber><capacityInKB>4</capacityInKB></VirtualDevice>\
+        <VirtualDevice xsi:type=\"VirtualCdrom\"><key>3000</key><controllerKey>1001</controllerKey><unitNumber>1</unitNumber>\
+        </VirtualDevice></val>";
+
+    fn hardware() -> Hardware {
+        Hardware::read(
+            &Element::parse(format!("<r xmlns:xsi=\"x\">{DEVICES}</r>").as_bytes()).unwrap().children[0],
+        )
+    }
+
+    #[test]
+    fn disks_are_known_by_their_files() {
+        let hardware = hardware();
+        let disk = hardware.disk("[ds] a/x-000001.vmdk").unwrap();
+        assert_eq!((disk.key, disk.controller, disk.unit, disk.capacity), (2000, 1001, 0, 4096));
+        assert_eq!(hardware.controller(disk.controller).unwrap().slot, Some(192));
+        assert!(hardware.disk("[ds] a/x.vmdk").is_none());
+        assert_eq!(hardware.below_snapshot("[ds] a/x.vmdk"), Some(disk));
+        assert!(hardware.below_snapshot("[ds] a/x-000001.vmdk").is_none());
+    }
+
+    #[test]
+    fn places_are_paravirtual_first_and_never_the_controllers_own() {
+        let mut hardware = hardware();
+        let mut taken = Vec::new();
+        while let Some((controller, unit)) = hardware.free(|_, unit| unit != 5) {
+            taken.push((controller.key, unit));
+            hardware.used.insert((controller.key, unit));
+        }
+        // 0 and 1 are in use, 3 is the controller's, 5 was refused; then the other controller, whose own is 7 by default.
+        let first: Vec<_> = [2, 4].into_iter().chain(6..16).map(|unit| (1001, unit)).collect();
+        let then: Vec<_> = (0..16).filter(|unit| ![5, 7].contains(unit)).map(|unit| (1000, unit)).collect();
+        assert_eq!(taken, [first, then].concat());
+    }
+
+    #[test]
+    fn a_uuid_in_both_byte_orders() {
+        let uuid = "42264ab1-8c73-5d1e-9f00-0102030405ff";
+        let turned = "b14a2642-738c-1e5d-9f00-0102030405ff";
+        assert_eq!(spellings(uuid), [uuid, turned]);
+        assert_eq!(spellings(turned), [turned, uuid]);
+        assert!(spellings("").is_empty());
+        assert_eq!(Known::parse(&uuid.to_uppercase()), Known::Uuids(vec![uuid.into(), turned.into()]));
+        assert_eq!(Known::parse("importer"), Known::Name("importer".into()));
+    }
+
+    fn known() -> Known {
+        Known::Uuids(vec!["u".into(), "v".into()])
+    }
+
+    /// A script that finds virtual machines of those ids, all of them in the datacenter `dc`.
+    fn script(found: &[(&str, &str)]) -> Script {
+        let script = Script::new();
+        let ids: String = found
+            .iter()
+            .map(|(id, _)| format!("<returnval type=\"VirtualMachine\">{id}</returnval>"))
+            .collect();
+        script.answer("FindAllByUuid", &ids);
+        script.answer("FindAllByUuid", "");
+        let machines: String = found
+            .iter()
+            .map(|(id, state)| object("VirtualMachine", id, &[("name", id), ("runtime.powerState", state)]))
+            .collect();
+        if !found.is_empty() {
+            script.answer("RetrievePropertiesEx", &format!("<returnval>{machines}</returnval>"));
+        }
+        script
+    }
+
+    #[test]
+    fn the_appliance_is_the_one_that_runs() {
+        let script = self::script(&[("vm-1", "poweredOff"), ("vm-2", "poweredOn")]);
+        for (kind, id, parent) in [
+            ("VirtualMachine", "vm-2", "<val type=\"Folder\">f</val>"),
+            ("Folder", "f", "<val type=\"Datacenter\">dc</val>"),
+        ] {
+            script.answer(
+                "RetrievePropertiesEx",
+                &format!("<returnval>{}</returnval>", object(kind, id, &[("parent", parent)])),
+            );
+        }
+        let found = script_client(&script).appliance(&known()).unwrap();
+        assert_eq!((found.name.as_str(), found.datacenter), ("vm-2", Ref::new("Datacenter", "dc")));
+    }
+
+    #[test]
+    fn none_and_several_are_errors_that_say_what_to_do() {
+        let told = |found: &[(&str, &str)]| {
+            script_client(&script(found)).appliance(&known()).unwrap_err().to_string()
+        };
+        assert!(told(&[]).contains("has no virtual machine with the UUID u or v"));
+        assert!(told(&[("vm-1", "poweredOff")]).contains("(vm-1) is not running"));
+        let several = told(&[("vm-1", "poweredOn"), ("vm-2", "poweredOn")]);
+        assert!(
+            several.contains("several running virtual machines with the UUID u or v: vm-1, vm-2"),
+            "{several}"
+        );
+    }
+
+    #[test]
+    fn a_server_without_findallbyuuid_is_asked_for_one() {
+        let script = Script::new();
+        for _ in 0..2 {
+            script.fault("FindAllByUuid", &fault("MethodNotFound", ""));
+            script.answer("FindByUuid", "");
+        }
+        assert!(
+            script_client(&script)
+                .appliance(&known())
+                .unwrap_err()
+                .to_string()
+                .contains("has no virtual machine")
+        );
+    }
+
+    #[test]
+    fn a_disk_is_made_with_its_space_and_detached_with_its_files_kept() {
+        let script = Script::new();
+        let client = script_client(&script);
+        let machine = Machine {
+            reference: Ref::new("VirtualMachine", "vm-1"),
+            name: "importer".into(),
+            host: None,
+            datacenter: Ref::new("Datacenter", "dc"),
+        };
+        let new = NewDisk { size: 1536, thin: false, eager: true };
+        assert!(new.timeout() >= RECONFIGURE_TIMEOUT);
+        for _ in 0..3 {
+            script.fault("ReconfigVM_Task", &fault("NoPermission", "<privilegeId>P</privilegeId>"));
+        }
+        let at = (1001, 4);
+        let refused = client.attach_disk(&machine, at, "[ds] a/x.vmdk", Some(&new), "it can't").unwrap_err();
+        assert!(
+            refused.to_string().contains("it can't: the account of the configuration lacks the privilege P")
+        );
+        client.attach_disk(&machine, at, "[ds] a/x.vmdk", None, "it can't").unwrap_err();
+        client
+            .detach_disk(&machine, hardware().disk("[ds] a/x-000001.vmdk").unwrap(), "it can't")
+            .unwrap_err();
+        let asked = script.requests("ReconfigVM_Task");
+        let change =
+            |n: usize, way: &[&str]| asked[n].at(&["spec", "deviceChange"]).unwrap().text_at(way).to_owned();
+        assert_eq!(
+            (change(0, &["operation"]), change(0, &["fileOperation"])),
+            ("add".into(), "create".into())
+        );
+        let backing = |name: &'static str| change(0, &["device", "backing", name]);
+        assert_eq!((backing("thinProvisioned"), backing("eagerlyScrub")), ("false".into(), "true".into()));
+        assert_eq!((backing("diskMode"), backing("fileName")), ("persistent".into(), "[ds] a/x.vmdk".into()));
+        let device = |n: usize, name: &'static str| change(n, &["device", name]);
+        assert_eq!((device(0, "capacityInKB"), device(0, "capacityInBytes")), ("2".into(), "1536".into()));
+        assert_eq!((device(0, "controllerKey"), device(0, "unitNumber")), ("1001".into(), "4".into()));
+        assert_eq!((change(1, &["operation"]), change(1, &["fileOperation"])), ("add".into(), String::new()));
+        assert_eq!(
+            (change(2, &["operation"]), change(2, &["fileOperation"])),
+            ("remove".into(), String::new())
+        );
+        assert_eq!(device(2, "key"), "2000");
     }
 }

@@ -70,6 +70,15 @@ fn values(set: &Element, list: &str) -> BTreeMap<String, Element> {
     pairs.collect()
 }
 
+/// Without a session a server does not refuse the question: it answers that each property can't be read.
+fn lost_session(object: &Element) -> Result<(), VsphereError> {
+    let faults = object.all("missingSet").filter_map(|missing| missing.child("fault"));
+    match faults.map(Fault::of_localized).find(|fault| fault.kind == "NotAuthenticated") {
+        Some(fault) => Err(VsphereError::Fault(fault)),
+        None => Ok(()),
+    }
+}
+
 impl Client {
     /// Properties of objects of one kind; one that is gone meanwhile is left out.
     pub fn properties(
@@ -170,6 +179,7 @@ impl Client {
                     method: method.to_owned(),
                     why: "an object has no reference".into(),
                 })?;
+                lost_session(object)?;
                 found.push(Object { reference, values: values(object, "propSet") });
             }
             if found.len() > OBJECTS_MAX {
@@ -289,6 +299,19 @@ mod tests {
         assert_eq!(found.iter().map(|o| o.text("name")).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(script.requests("ContinueRetrievePropertiesEx")[0].text_at(&["token"]), "t");
         assert_eq!(script.requests("RetrievePropertiesEx")[0].all("specSet").count(), 1);
+    }
+
+    #[test]
+    fn a_session_that_ended_shows_as_missing_properties() {
+        let script = Script::new();
+        let missing = "<objects><obj type=\"Datastore\">ds-1</obj><missingSet><path>name</path><fault>\
+            <fault xsi:type=\"NotAuthenticated\"/><localizedMessage/></fault></missingSet></objects>";
+        script.answer("RetrievePropertiesEx", &format!("<returnval>{missing}</returnval>"));
+        let one = object("Datastore", "ds-1", &[("name", "a")]);
+        script.answer("RetrievePropertiesEx", &format!("<returnval>{one}</returnval>"));
+        let found = script_client(&script).properties_of(&Ref::new("Datastore", "ds-1"), &["name"]).unwrap();
+        assert_eq!(found.text("name"), "a");
+        assert_eq!(script.methods().iter().filter(|method| *method == "Login").count(), 2);
     }
 
     #[test]

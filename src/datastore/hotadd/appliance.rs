@@ -107,7 +107,9 @@ impl Appliance {
             match entry {
                 Ok(entry) if entry.server == client.server() => state.left.push(entry),
                 Ok(_) => {}
-                Err(why) => tracing::error!("an attached disk that can't be known again: {why}; detach it by hand"),
+                Err(why) => {
+                    tracing::error!("an attached disk that can't be known again: {why}; detach it by hand")
+                }
             }
         }
         let shared = Arc::new(Shared {
@@ -163,7 +165,8 @@ impl Appliance {
                 found.push(no_unit(&machine));
             }
             // Whoever can't ask may still be allowed to act: what is refused later says so.
-            let missing = missing_privileges(self.client(), &machine.reference, PRIVILEGES).unwrap_or_default();
+            let missing =
+                missing_privileges(self.client(), &machine.reference, PRIVILEGES).unwrap_or_default();
             if !missing.is_empty() {
                 found.push(format!(
                     "the account lacks {} on the appliance '{}'; give it the role of docs/vsphere.md there",
@@ -244,7 +247,12 @@ impl Shared {
             }
         };
         let machine = self.client.appliance(&wanted)?;
-        tracing::info!("{}: this appliance is '{}' ({})", self.client.server(), machine.name, machine.reference.id);
+        tracing::info!(
+            "{}: this appliance is '{}' ({})",
+            self.client.server(),
+            machine.name,
+            machine.reference.id
+        );
         *known = Some(machine.clone());
         Ok(machine)
     }
@@ -264,11 +272,15 @@ impl Shared {
         let _one_at_a_time = lock(&self.changing);
         self.undo_left(&file)?;
         if lock(&self.state).live.len() >= DISKS_MAX {
-            return Err(told(format!("{what}: {DISKS_MAX} disks are attached; wait until other restores are done")));
+            return Err(told(format!(
+                "{what}: {DISKS_MAX} disks are attached; wait until other restores are done"
+            )));
         }
         let hardware = self.client.hardware(&machine)?;
         if hardware.disk(&file).is_some() || hardware.below_snapshot(&file).is_some() {
-            return Err(told(format!("{what}: it is attached already, and not by this service; detach it there")));
+            return Err(told(format!(
+                "{what}: it is attached already, and not by this service; detach it there"
+            )));
         }
         let place = hardware.free(|_, _| true).map(|(controller, unit)| (controller.key, unit));
         let place = place.ok_or_else(|| told(format!("{what}: {}", no_unit(&machine))))?;
@@ -313,7 +325,9 @@ impl Shared {
     }
 
     fn ledger(&self, what: &str, write: impl FnOnce() -> io::Result<()>) -> Result<(), VsphereError> {
-        write().map_err(|error| told(format!("{what}: that can't be written down in the data directory: {error}")))
+        write().map_err(|error| {
+            told(format!("{what}: that can't be written down in the data directory: {error}"))
+        })
     }
 
     /// Its devices, once none of its tasks is under way: a request whose sender died may still be carried out.

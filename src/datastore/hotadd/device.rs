@@ -16,13 +16,13 @@ const ENTRIES_MAX: usize = 256;
 
 /// By what a disk is recognised on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sought {
+pub(super) struct Sought {
     /// The disk's UUID, empty where the hypervisor does not tell it.
-    pub uuid: String,
+    pub(super) uuid: String,
     /// PCI slot of its controller, where the hypervisor tells that.
-    pub slot: Option<u32>,
+    pub(super) slot: Option<u32>,
     /// Unit on the controller.
-    pub unit: u32,
+    pub(super) unit: u32,
 }
 
 impl Sought {
@@ -42,7 +42,7 @@ impl std::fmt::Display for Sought {
 }
 
 /// The UUID that this machine's firmware tells.
-pub fn machine_uuid(roots: &Roots) -> io::Result<String> {
+pub(super) fn machine_uuid(roots: &Roots) -> io::Result<String> {
     let path = roots.sysfs.join("class/dmi/id/product_uuid");
     let text = fs::read_to_string(&path);
     let named = |error: io::Error| {
@@ -82,7 +82,7 @@ fn host_of(roots: &Roots, slot: u32) -> Option<u32> {
 }
 
 /// The device of a disk. Where both its UUID and its address are known here, they must agree.
-pub fn find(roots: &Roots, sought: &Sought) -> io::Result<PathBuf> {
+pub(super) fn find(roots: &Roots, sought: &Sought) -> io::Result<PathBuf> {
     let by_uuid = match &sought.uuid[..] {
         "" => None,
         uuid => match block_device::find(roots, &Wanted::Uuid(uuid.to_owned())) {
@@ -109,7 +109,8 @@ pub fn find(roots: &Roots, sought: &Sought) -> io::Result<PathBuf> {
         // One that tells another UUID is another disk, or what was at that address before.
         (None, Ok(path)) if sought.uuid.is_empty() || !tells_uuid(roots, &address) => Ok(path),
         (None, Ok(path)) => {
-            let told = format!("{} is at the address of the disk and has another UUID ({sought})", path.display());
+            let told =
+                format!("{} is at the address of the disk and has another UUID ({sought})", path.display());
             Err(io::Error::new(io::ErrorKind::NotFound, told))
         }
         (None, Err(error)) => Err(error),
@@ -125,7 +126,7 @@ fn tells_uuid(roots: &Roots, address: &Wanted) -> bool {
 
 /// Waits until the device of a disk is there and `open` takes it. `open` is tried again while it says that the device is not there
 /// or may not be opened yet: udev gives it its owner a moment after it appears.
-pub fn wait<T>(
+pub(super) fn wait<T>(
     roots: &Roots,
     sought: &Sought,
     limit: Duration,
@@ -168,7 +169,7 @@ fn rescan(roots: &Roots, sought: &Sought) {
 }
 
 /// Waits until the device of a detached disk is gone, so that nothing takes it for the next one at its address.
-pub fn wait_gone(roots: &Roots, sought: &Sought, limit: Duration) -> bool {
+pub(super) fn wait_gone(roots: &Roots, sought: &Sought, limit: Duration) -> bool {
     let begun = Instant::now();
     loop {
         match find(roots, sought) {
@@ -247,8 +248,9 @@ mod tests {
             if tries > 1 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
         })
         .unwrap();
-        let wrong =
-            wait(&roots, &sought("", Some(192), 1), limit, |_| Err::<(), _>(io::ErrorKind::InvalidData.into()));
+        let wrong = wait(&roots, &sought("", Some(192), 1), limit, |_| {
+            Err::<(), _>(io::ErrorKind::InvalidData.into())
+        });
         assert_eq!(wrong.unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(!wait_gone(&roots, &sought("", Some(192), 1), limit));
         assert!(wait_gone(&roots, &sought("", Some(192), 5), limit));

@@ -20,10 +20,10 @@ use appliance::{Appliance, Attachment, digits, io_error};
 
 use super::block_device;
 use super::{Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined};
+use crate::vsphere::VsphereError;
 use crate::vsphere::appliance::NewDisk;
 use crate::vsphere::files::Files;
 use crate::vsphere::inventory::Store;
-use crate::vsphere::VsphereError;
 
 /// How long what is known of the datastore holds: clients ask for its room again and again.
 const STORE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -259,13 +259,12 @@ impl HotaddDisk {
             if held.disk.is_none() {
                 let attachment = match held.attachment.take() {
                     Some(attachment) => attachment,
-                    None => {
-                        self.appliance.attach(&self.datastore, &self.path, None).map_err(io_error)?
-                    }
+                    None => self.appliance.attach(&self.datastore, &self.path, None).map_err(io_error)?,
                 };
                 let sought = attachment.sought.clone();
                 held.attachment = Some(attachment);
-                let open = |path: &std::path::Path| block_device::open(path, self.size, self.provisioning, true);
+                let open =
+                    |path: &std::path::Path| block_device::open(path, self.size, self.provisioning, true);
                 held.disk = Some(device::wait(self.appliance.roots(), &sought, self.device_wait, open)?);
             }
         }
