@@ -503,11 +503,8 @@ mod tests {
     /// A script that finds virtual machines of those ids, all of them in the datacenter `dc`.
     fn script(found: &[(&str, &str)]) -> Script {
         let script = Script::new();
-        let ids: String = found
-            .iter()
-            .map(|(id, _)| format!("<returnval type=\"VirtualMachine\">{id}</returnval>"))
-            .collect();
-        script.answer("FindAllByUuid", &ids);
+        let ids = found.iter().map(|(id, _)| format!("<returnval type=\"VirtualMachine\">{id}</returnval>"));
+        script.answer("FindAllByUuid", &ids.collect::<Vec<_>>().concat());
         script.answer("FindAllByUuid", "");
         let machines: String = found
             .iter()

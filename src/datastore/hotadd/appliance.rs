@@ -108,7 +108,7 @@ impl Appliance {
                 Ok(entry) if entry.server == client.server() => state.left.push(entry),
                 Ok(_) => {}
                 Err(why) => {
-                    tracing::error!("an attached disk that can't be known again: {why}; detach it by hand")
+                    tracing::error!("an attached disk that can't be known again: {why}; detach it by hand");
                 }
             }
         }

@@ -61,8 +61,9 @@ impl Ledger {
 
     fn place(&self, entry: &Entry) -> PathBuf {
         let digest = Sha256::digest(format!("{}\n{}", entry.server, entry.file()).as_bytes());
-        let name: String = digest.iter().take(NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
-        self.folder.join(name).with_extension(EXTENSION)
+        let mut start = [0; NAME_BYTES];
+        start.copy_from_slice(&digest[..NAME_BYTES]);
+        self.folder.join(format!("{:032x}", u128::from_be_bytes(start))).with_extension(EXTENSION)
     }
 
     /// Makes an entry durable, instead of one for the same disk.

@@ -131,7 +131,9 @@ impl Datastore for HotaddDatastore {
     /// A disk's UUID. Directories and small files have nothing by which they could be known again.
     fn identity(&self, path: &str) -> io::Result<Option<String>> {
         checked(path)?;
-        if !path.ends_with(".vmdk") {
+        let is_disk =
+            std::path::Path::new(path).extension().is_some_and(|kind| kind.eq_ignore_ascii_case("vmdk"));
+        if !is_disk {
             return if self.exists(path)? { Ok(None) } else { Err(io::ErrorKind::NotFound.into()) };
         }
         let file = Store::path(&self.name, path);
