@@ -18,7 +18,7 @@ VM_UUID = "50133967-ae5a-052c-0140-e47ce07219ee"
 class Server(lab.Importfs):
     """importfs with one vSphere hypervisor, `vc`, whose datastore ds1 is mounted here."""
 
-    def __init__(self, where, sim, store, trust):
+    def __init__(self, where, sim, store, trust, retry=30):
         self.extra = f"""
 [[hypervisor]]
 name = "vc"
@@ -30,6 +30,8 @@ password-file = "{sim.password}"
 [[hypervisor.datastore]]
 name = "ds1"
 path = "{store}"
+[import]
+register-retry-seconds = {retry}
 """
         super().__init__(where, extra=self.extra)
 
@@ -209,7 +211,6 @@ def failures(server, source, sim, store):
         ("RestrictedVersion", {}, "a free ESXi"),
         ("ManagedObjectNotFound", {}, "is gone from the inventory"),
         ("NoPermission", {"privilegeId": "VirtualMachine.Inventory.Register"}, "lacks the privilege VirtualMachine.Inventory.Register"),
-        ("HostNotConnected", {}, "the host does not answer its vCenter"),
     ]
     session = Session(server, source, "fails")
     session.cfg(cfg("fails"))
@@ -226,6 +227,45 @@ def failures(server, source, sim, store):
     lab.check("done importing" not in session.read("import.log"), "the log does not say done")
     put = session.vmx()
     lab.check("NT_STATUS" not in put.stdout and sim.vm("[ds1] fails/fails.vmx") and session.errors() == "", "the same VMX again registers")
+
+
+def retries(work, server, source, sim):
+    """What may pass by itself is tried again while the CLOSE is held; what stays is an error in the end."""
+    session = Session(server, source, "retried")
+    session.cfg(cfg("retried"))
+    session.extent()
+    sim.rule("RegisterVM_Task", "fault", Fault="HostNotConnected", Fields={})
+    sim.rule("RegisterVM_Task", "drop", Times=4)
+    begun = time.monotonic()
+    put = session.vmx()
+    log = session.read("import.log")
+    lab.check("NT_STATUS" not in put.stdout and sim.vm("[ds1] retried/retried.vmx") is not None,
+              f"three tries fail, the fourth registers: {time.monotonic() - begun:.1f} s {put.stdout[-200:]!r}")
+    lab.check("the host does not answer its vCenter" in log and log.count("it is tried again in") == 3,
+              f"each try stands in the log: {log.count('it is tried again in')}")
+    lab.check(session.errors() == "", "and nothing in .cfg.err")
+    server = Server(work / "impatient", sim, work / "ds" / UUID, f'thumbprint = "{sim.sha256}"', retry=2)
+    session = Session(server, source, "givenup")
+    session.cfg(cfg("givenup"))
+    session.extent()
+    sim.rule("RegisterVM_Task", "drop", Times=1000)
+    begun = time.monotonic()
+    put = session.vmx()
+    took = time.monotonic() - begun
+    lab.check("NT_STATUS_IO_DEVICE_ERROR" in put.stdout and 2 <= took < 12 and "was lost" in session.errors(),
+              f"an error when time is up: {took:.1f} s {session.errors()!r}")
+    sim.reset()
+    # It was registered, and its session is removed before it is complete again: an orphan.
+    lab.check("NT_STATUS" not in session.vmx().stdout, "and the same VMX registers")
+    session.do("cd givenup; put givenup.cfg givenup-flat.vmdk")
+    session.do("deltree givenup")
+    listed = server.run("orphans", "list").stdout
+    lab.check("there      virtual machine [ds1] givenup/givenup.vmx" in listed, f"orphans list has the machine {listed!r}")
+    cleaned = server.run("orphans", "clean", "--yes")
+    lab.check(cleaned.returncode == 0 and sim.vm("[ds1] givenup/givenup.vmx") is None and not (work / "ds" / UUID / "givenup").exists(),
+              f"clean unregisters it and removes its files {cleaned.stdout!r}")
+    lab.check(sim.vm("[ds1] retried/retried.vmx") is not None, "and no other")
+    server.stop()
 
 
 def interruptions(server, source, sim, store):
@@ -406,6 +446,7 @@ def main():
     preflight(server, source, sim)
     conflicts(server, source, sim, store)
     failures(server, source, sim, store)
+    retries(work, server, source, sim)
     interruptions(server, source, sim, store)
     patience(server, source, sim)
     misled(work, source, sim)

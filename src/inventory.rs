@@ -3,6 +3,8 @@
 //!
 //! Calls block, for minutes at worst; each has bounds of its own.
 
+use serde::{Deserialize, Serialize};
+
 /// What a CFG wants of the inventory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Place {
@@ -95,10 +97,68 @@ pub struct Registration {
 pub struct Registered {
     /// The server's name for the virtual machine (`vm-42`).
     pub id: String,
+    /// Its instance UUID, by which it is known from others; empty where the server does not tell.
+    pub instance: String,
     /// It was registered before: an earlier try had succeeded after all.
     pub before: bool,
     /// What is worth a line in the log.
     pub notes: Vec<String>,
+}
+
+/// A file or directory on a datastore, by the hypervisor's name for that.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StoreFile {
+    /// Name of the datastore.
+    pub datastore: String,
+    /// Path on it.
+    pub path: String,
+}
+
+impl StoreFile {
+    /// Whether it is `directory`, or lies in it or below it.
+    #[must_use]
+    pub fn is_in(&self, directory: &Self) -> bool {
+        let rest = self.path.strip_prefix(directory.path.as_str());
+        self.datastore == directory.datastore
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl std::fmt::Display for StoreFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}] {}", self.datastore, self.path)
+    }
+}
+
+/// A virtual machine that is in the inventory, and what is needed to put it back there as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The server's name for it.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its VMX.
+    pub vmx: StoreFile,
+    /// Its instance UUID.
+    pub instance: String,
+    /// It does not run, and is not suspended.
+    pub powered_off: bool,
+    /// Its folder, resource pool and host, by the server's names; empty where it has none.
+    pub folder: String,
+    /// See `folder`.
+    pub pool: String,
+    /// See `folder`.
+    pub host: String,
+    /// The VMX, and the descriptors of its disks and what these are snapshots of.
+    pub files: Vec<StoreFile>,
+}
+
+impl Machine {
+    /// Whether any of its files is in that directory or below it.
+    #[must_use]
+    pub fn uses(&self, directory: &StoreFile) -> bool {
+        self.files.iter().any(|file| file.is_in(directory))
+    }
 }
 
 /// Why something failed: a sentence, and whether the same may succeed later.
@@ -133,4 +193,16 @@ pub trait Inventory: Send + Sync {
     ) -> Result<Identities, InventoryError>;
     /// Registers a VMX. One that is registered already is left as it is, and told as a success.
     fn register(&self, vm: &Registration) -> Result<Registered, InventoryError>;
+    /// The virtual machine with that VMX.
+    fn machine(&self, datacenter: &str, vmx: &StoreFile) -> Result<Option<Machine>, InventoryError>;
+    /// The virtual machines that have their VMX or a disk in one of these directories, or below it.
+    fn machines_in(
+        &self,
+        datacenter: &str,
+        directories: &[StoreFile],
+    ) -> Result<Vec<Machine>, InventoryError>;
+    /// Takes a virtual machine out of the inventory; its files stay. It must not run. One that is gone is a success.
+    fn unregister(&self, machine: &Machine) -> Result<(), InventoryError>;
+    /// Puts a virtual machine back into the inventory as it was before [`Inventory::unregister`].
+    fn register_again(&self, datacenter: &str, machine: &Machine) -> Result<Registered, InventoryError>;
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use desk::import::begin;
 use desk::{Client, Desk, Message, NOW, Open, Part, part, split};
 use importfs::inventory::{
-    Checked, Identities, Inventory, InventoryError, Place, Registered, Registration, Wanted,
+    Checked, Identities, Inventory, InventoryError, Machine, Place, Registered, Registration, StoreFile,
+    Wanted,
 };
 use importfs::smb::dispatch;
 use smb_proto::msg::{FileId, close, echo};
@@ -44,7 +45,19 @@ impl Inventory for Slow {
         if self.fails.load(Ordering::Relaxed) {
             return Err(InventoryError { message: "no".into(), transient: false });
         }
-        Ok(Registered { id: "vm-1".into(), before: false, notes: Vec::new() })
+        Ok(Registered { id: "vm-1".into(), instance: "52-1".into(), before: false, notes: Vec::new() })
+    }
+    fn machine(&self, _: &str, _: &StoreFile) -> Result<Option<Machine>, InventoryError> {
+        Ok(None)
+    }
+    fn machines_in(&self, _: &str, _: &[StoreFile]) -> Result<Vec<Machine>, InventoryError> {
+        Ok(Vec::new())
+    }
+    fn unregister(&self, _: &Machine) -> Result<(), InventoryError> {
+        unreachable!("it has no virtual machines")
+    }
+    fn register_again(&self, _: &str, _: &Machine) -> Result<Registered, InventoryError> {
+        unreachable!("it has no virtual machines")
     }
 }
 

@@ -91,7 +91,7 @@ fn attached(config: &Config) -> Result<Vec<OrphanSession>, Failure> {
 }
 
 fn attachment(datastore: String, path: String, state: &'static str, why: Option<String>) -> Orphan {
-    Orphan { datastore, path, kind: "attachment", state, why }
+    Orphan { hypervisor: String::new(), datastore, path, kind: "attachment", state, why }
 }
 
 fn text(sessions: &[OrphanSession]) -> String {
@@ -111,7 +111,7 @@ fn text(sessions: &[OrphanSession]) -> String {
             let why = object.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             let _ = writeln!(
                 out,
-                "  {:9} {:9} [{}] {}{why}",
+                "  {:9}  {:15} [{}] {}{why}",
                 object.state, object.kind, object.datastore, object.path
             );
         }

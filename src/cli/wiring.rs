@@ -55,6 +55,7 @@ pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
         session_bytes_in_flight: import.session_bytes_in_flight,
         names: NameRules { pass: import.pass_names.clone(), refuse: import.refuse_names.clone() },
         idle: Duration::from_secs(import.session_idle_days.saturating_mul(24 * 60 * 60)),
+        register_retry: Duration::from_secs(import.register_retry_seconds),
     };
     Engine::new(settings).map_err(|error| Failure::Usage(error.to_string()))
 }

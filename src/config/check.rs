@@ -7,6 +7,8 @@ use super::{Config, DatastoreConfig, HypervisorConfig, HypervisorKind, NbdConfig
 use crate::datastore::stream_optimized::{LEVEL_MAX, THREADS_MAX};
 use crate::vsphere::tls::Thumbprint;
 
+/// Longest time for which a client is held while a hypervisor can't be reached: after an hour nobody waits any more.
+const REGISTER_RETRY_SECONDS_MAX: u64 = 3600;
 /// The smallest and largest grain: a sector cluster, and what still finds holes in a sparse disk.
 const GRAIN_BYTES: std::ops::RangeInclusive<u64> = 4096..=16 << 20;
 /// Bounds of the coalescing buffer, which every open disk has one of.
@@ -68,6 +70,13 @@ fn server(config: &Config, found: &mut Vec<Problem>) {
     let coalesce = import.coalesce;
     if !coalesce.is_multiple_of(4096) || !COALESCE_BYTES.contains(&coalesce) {
         wrong("import.coalesce", format!("{coalesce} is not a multiple of 4096 from 4096 to 16777216"));
+    }
+    if import.register_retry_seconds > REGISTER_RETRY_SECONDS_MAX {
+        let seconds = import.register_retry_seconds;
+        wrong(
+            "import.register-retry-seconds",
+            format!("{seconds} is more than {REGISTER_RETRY_SECONDS_MAX}"),
+        );
     }
     if import.keep_alive_seconds == 0 {
         wrong("import.keep-alive-seconds", "at least 1 is needed".into());

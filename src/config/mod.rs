@@ -260,6 +260,8 @@ pub struct ImportConfig {
     pub session_bytes_in_flight: u64,
     /// Days without activity after which a session is marked in logs and `status`; 0 marks none.
     pub session_idle_days: u64,
+    /// Seconds for which the close of a VMX is held while its hypervisor can't be reached; 0 tries once.
+    pub register_retry_seconds: u64,
     /// Patterns of further names that are passed through beside the VMX.
     pub pass_names: Vec<String>,
     /// Patterns of names that are refused.
@@ -280,6 +282,7 @@ impl Default for ImportConfig {
             disk_bytes_in_flight: 64 << 20,
             session_bytes_in_flight: 128 << 20,
             session_idle_days: 30,
+            register_retry_seconds: 120,
             pass_names: Vec::new(),
             refuse_names: Vec::new(),
         }

@@ -11,7 +11,7 @@ use super::preflight::{self, Examined, Resolved};
 use super::session::{Fault, Inner, Session, digest, fold_name};
 use super::state::{Receiving, State};
 use crate::datastore::Datastore;
-use crate::journal::{ObjectKind, Record};
+use crate::journal::{LedgerKey, ObjectKind, Record};
 
 impl Session {
     /// Takes up a small file that its client closed.
@@ -202,22 +202,22 @@ impl Session {
         places.sort_by_key(|place| (place.directory.matches('/').count(), *place));
         places.dedup_by_key(|place| (&place.datastore, &place.directory));
         for place in places {
-            let key = (place.datastore.clone(), place.directory.clone());
+            let key = plan.key(&place.datastore, &place.directory);
             let ours = inner.ledger.contains(&key);
             let outcome = self
-                .note_object(inner, &place.datastore, &place.directory, ObjectKind::Directory)
+                .note_object(inner, &key, ObjectKind::Directory)
                 .and_then(|()| self.shared.hypervisors.store(&plan.hypervisor, &place.datastore))
                 .and_then(|store| {
                     match store.create_directory(&place.directory) {
                         Err(error) if ours && error.kind() == std::io::ErrorKind::AlreadyExists => {}
                         made => made.map_err(ImportError::io(place.vmfs("")))?,
                     }
-                    self.note_identity(&*store, &place.datastore, &place.directory)
+                    self.note_identity(&*store, &key)
                 });
             if let Err(error) = outcome {
                 if !ours {
                     // Somebody else was faster, or nothing was made: it is none of this session's.
-                    let _ = self.strike(inner, key); // the journal's failure shows at the next record
+                    let _ = self.strike(inner, &key); // the journal's failure shows at the next record
                 }
                 return Err(vec![plan.asked.problem("directory", error.to_string())]);
             }
@@ -226,13 +226,9 @@ impl Session {
     }
 
     /// Takes an object out of the ledger.
-    pub(super) fn strike(
-        &self,
-        inner: &mut Inner,
-        (datastore, path): (String, String),
-    ) -> Result<(), ImportError> {
-        inner.ledger.retain(|(store, object)| (store, object) != (&datastore, &path));
-        self.record(&Record::LedgerRemoved { datastore, path })
+    pub(super) fn strike(&self, inner: &mut Inner, key: &LedgerKey) -> Result<(), ImportError> {
+        inner.ledger.retain(|object| object != key);
+        self.record(&Record::LedgerRemoved { key: key.clone() })
     }
 
     /// A crash between making directories and recording the CFG leaves empty ones, which would be in the way of the same
@@ -241,10 +237,9 @@ impl Session {
         if !matches!(inner.state, State::Cfg) {
             return Ok(());
         }
-        for (entry, directory) in examined.places() {
-            let key = (entry.name.clone(), directory.to_owned());
-            if inner.ledger.contains(&key) && entry.store.remove_directory(directory).is_ok() {
-                self.strike(inner, key)?;
+        for (key, entry) in examined.places() {
+            if inner.ledger.contains(&key) && entry.store.remove_directory(&key.path).is_ok() {
+                self.strike(inner, &key)?;
             }
         }
         Ok(())
@@ -264,13 +259,13 @@ impl Session {
             // Where machines go as a whole, no directory is this session's.
             let ours = |store: &dyn Datastore| store.capabilities().random_write;
             if store.is_ok_and(|store| ours(&*store) && store.remove_directory(&place.directory).is_ok()) {
-                gone.push((place.datastore.clone(), place.directory.clone()));
+                gone.push(receiving.plan.key(&place.datastore, &place.directory));
             }
         }
         inner.state = State::Cfg;
         self.release_stage(inner);
         for object in gone {
-            self.strike(inner, object)?;
+            self.strike(inner, &object)?;
         }
         Ok(())
     }
@@ -291,9 +286,10 @@ impl Session {
         }
         let place = receiving.plan.place.clone();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore)?;
-        self.note_object(inner, &place.datastore, &place.file(target), ObjectKind::File)?;
-        store.put_file(&place.file(target), bytes).map_err(ImportError::io(place.vmfs(target)))?;
-        self.note_identity(&*store, &place.datastore, &place.file(target))
+        let key = receiving.plan.key(&place.datastore, &place.file(target));
+        self.note_object(inner, &key, ObjectKind::File)?;
+        store.put_file(&key.path, bytes).map_err(ImportError::io(place.vmfs(target)))?;
+        self.note_identity(&*store, &key)
     }
 
     /// A descriptor was closed: what it says must agree with the CFG; what only it knows is kept.
@@ -338,9 +334,9 @@ impl Session {
         if store.capabilities().makes_descriptor {
             return Ok(());
         }
-        self.note_object(inner, &place.datastore, &place.file(&target), ObjectKind::File)?;
-        let shown = place.vmfs(&target);
-        store.put_file(&place.file(&target), text.as_bytes()).map_err(ImportError::io(shown))?;
-        self.note_identity(&*store, &place.datastore, &place.file(&target))
+        let key = receiving.plan.key(&place.datastore, &place.file(&target));
+        self.note_object(inner, &key, ObjectKind::File)?;
+        store.put_file(&key.path, text.as_bytes()).map_err(ImportError::io(place.vmfs(&target)))?;
+        self.note_identity(&*store, &key)
     }
 }

@@ -53,6 +53,8 @@ pub struct EngineSettings {
     pub idle: Duration,
     /// The digest of each finished disk that import.log gets; `None`: none is taken.
     pub digest: Option<Algorithm>,
+    /// How long the close of a VMX is held while its hypervisor can't be reached.
+    pub register_retry: Duration,
 }
 
 impl EngineSettings {
@@ -71,6 +73,7 @@ impl EngineSettings {
             names: NameRules::default(),
             idle: Duration::ZERO,
             digest: None,
+            register_retry: Duration::ZERO,
         }
     }
 }
@@ -88,6 +91,7 @@ pub(super) struct Shared {
     pub(super) names: NameRules,
     pub(super) idle: Duration,
     pub(super) digest: Option<Algorithm>,
+    pub(super) register_retry: Duration,
     numbers: AtomicU64,
 }
 
@@ -144,6 +148,7 @@ impl Engine {
                 names: settings.names,
                 idle: settings.idle,
                 digest: settings.digest,
+                register_retry: settings.register_retry,
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),

@@ -158,26 +158,25 @@ impl Session {
         }
         let datastore = self.shared.hypervisors.store(&hypervisor, &plan.place.datastore)?;
         let path = datastore.disk_path(&plan.spec());
+        let key = receiving.plan.key(&plan.place.datastore, &path);
         if !datastore.capabilities().random_write {
             return self.make_staged(inner, number);
         }
         let shown = format!("{} => [{}] {path}", self.display(&plan.extent), plan.place.datastore);
-        if inner.ledger.contains(&(plan.place.datastore.clone(), path.clone()))
-            && datastore.exists(&path).map_err(ImportError::io(&shown))?
-        {
+        if inner.ledger.contains(&key) && datastore.exists(&path).map_err(ImportError::io(&shown))? {
             // A crash came between making it and recording that: ours, and nothing was written yet.
             datastore.remove_disk(&path).map_err(ImportError::io(&shown))?;
         }
-        self.note_object(inner, &plan.place.datastore, &path, ObjectKind::Extent)?;
+        self.note_object(inner, &key, ObjectKind::Extent)?;
         let disk = match datastore.create_disk(&plan.spec()) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Somebody else's: the next try must not take it for this session's own and remove it.
-                self.strike(inner, (plan.place.datastore.clone(), path))?;
+                self.strike(inner, &key)?;
                 return Err(ImportError::io(&shown)(error));
             }
             made => made.map_err(ImportError::io(&shown))?,
         };
-        self.note_identity(&*datastore, &plan.place.datastore, &path)?;
+        self.note_identity(&*datastore, &key)?;
         let created =
             Record::DiskCreated { disk: number as u32, datastore: plan.place.datastore.clone(), path };
         self.record(&created)?;

@@ -6,10 +6,10 @@
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
-//! - [`orphans`]: what sessions that never completed left on datastores
+//! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
 //! - [`staging`]: disks that wait until their machine is complete; [`release`]: disks that nobody writes for now
 //! - [`moves`]: directories that are renamed; [`names`]: deleting and renaming files; [`news`]: what is told of the
-//!   service's own files; [`formats`]: the texts; [`log`]: import.log
+//!   service's own files; [`patience`]: how long a client is held; [`formats`]: the texts; [`log`]: import.log
 //!
 //! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and
 //! [`crate::inventory`]. No SMB, no sockets, no tokio: calls block, and errors are sentences ([`ImportError`]).
@@ -17,6 +17,8 @@
 mod commit;
 pub mod engine;
 pub mod error;
+#[cfg(test)]
+mod fake;
 pub mod file;
 mod flow;
 pub mod formats;
@@ -28,8 +30,10 @@ mod moves;
 mod names;
 mod news;
 pub mod orphans;
+mod patience;
 pub mod plan;
 pub mod preflight;
+mod registered;
 mod registration;
 mod release;
 mod replay;

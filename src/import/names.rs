@@ -39,8 +39,11 @@ impl Session {
             // Nothing of the client's is left: the next CFG begins anew. What lies on datastores stays in the ledger,
             // unless it is a complete virtual machine and so none of the session's business any more.
             if matches!(&inner.state, State::Receiving(all) if all.imported.is_some()) {
-                for (datastore, path) in std::mem::take(&mut inner.ledger) {
-                    self.append(&Record::LedgerRemoved { datastore, path })?;
+                for key in std::mem::take(&mut inner.ledger) {
+                    self.append(&Record::LedgerRemoved { key })?;
+                }
+                for machine in std::mem::take(&mut inner.registered) {
+                    self.append(&machine.removed())?;
                 }
             }
             self.record(&Record::CfgWithdrawn)?;

@@ -1,5 +1,7 @@
 //! What sessions that never completed left on datastores (behaviour.md S10), by the ledgers in their journals.
 //!
+//! Virtual machines that such sessions registered are in it too ([`super::registered`]); they go before their files.
+//!
 //! A ledger names an object before it is made, and has its identity after. Only what still has that identity is ever
 //! removed: a path may have been cleared by hand and used again since, by another restore or another program. Journals of
 //! sessions that were removed before they completed are kept in `<data-dir>/orphans` as long as they tell of anything.
@@ -13,11 +15,12 @@ use serde::Serialize;
 
 use super::error::ImportError;
 use super::hypervisor::Hypervisors;
+use super::registered::Registered;
 use super::replay::History;
 use super::snapshot::read;
 use crate::datastore::Datastore;
 use crate::journal::fold::{self, Object};
-use crate::journal::{Journal, ObjectKind, Record, replay};
+use crate::journal::{Journal, LedgerKey, ObjectKind, Record, replay};
 
 /// Where kept journals lie, below the data directory.
 pub(super) const FOLDER: &str = "orphans";
@@ -41,9 +44,11 @@ pub struct OrphanSession {
 /// An object on a datastore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Orphan {
+    /// The hypervisor's configured name; empty where the version that made it did not keep that.
+    pub hypervisor: String,
     /// Name of the datastore.
     pub datastore: String,
-    /// Path on it.
+    /// Path on it; of a virtual machine, that of its VMX.
     pub path: String,
     /// `directory`, `extent`, `file`, `virtual machine`, `attachment`.
     pub kind: &'static str,
@@ -89,20 +94,24 @@ enum Condition {
 }
 
 fn condition(object: &Object, hypervisors: &Hypervisors) -> Condition {
-    let stores = hypervisors.0.iter().flat_map(|hypervisor| &hypervisor.datastores);
-    let stores: Vec<_> = stores.filter(|entry| entry.name == object.datastore).collect();
+    let LedgerKey { hypervisor, datastore, path } = &object.key;
+    let on = hypervisors.0.iter().filter(|on| hypervisor.is_empty() || on.name == *hypervisor);
+    let stores: Vec<_> = on.flat_map(|on| &on.datastores).filter(|entry| entry.name == *datastore).collect();
     if stores.is_empty() {
-        return Condition::Unknown(format!("no datastore '{}' is configured", object.datastore));
+        return Condition::Unknown(match hypervisor.as_str() {
+            "" => format!("no datastore '{datastore}' is configured"),
+            hypervisor => format!("no datastore '{datastore}' of '{hypervisor}' is configured"),
+        });
     }
     let Some(identity) = &object.identity else {
-        let gone = stores.iter().all(|entry| matches!(entry.store.exists(&object.path), Ok(false)));
+        let gone = stores.iter().all(|entry| matches!(entry.store.exists(path), Ok(false)));
         let why = "nothing is known by which to recognise it; look at it and remove it by hand";
         let certain = gone && object.kind != ObjectKind::Extent; // An extent may lie where no path leads.
         return if certain { Condition::Gone } else { Condition::Unknown(why.to_owned()) };
     };
     let mut found = Condition::Gone;
     for entry in stores {
-        match entry.store.identity(&object.path) {
+        match entry.store.identity(path) {
             Ok(Some(now)) if now == *identity => return Condition::There(Arc::clone(&entry.store)),
             Ok(_) => found = Condition::Changed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -154,6 +163,7 @@ pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSess
             if objects.is_empty() || history.imported.is_some() {
                 continue;
             }
+            let machines = Registered::of(&records).into_iter().map(|machine| machine.orphan(hypervisors));
             let objects = objects.iter().map(|object| {
                 let (state, why) = match condition(object, hypervisors) {
                     Condition::There(_) => ("there", None),
@@ -161,9 +171,10 @@ pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSess
                     Condition::Changed => ("changed", None),
                     Condition::Unknown(why) => ("unknown", Some(why)),
                 };
-                let (datastore, path) = (object.datastore.clone(), object.path.clone());
-                Orphan { datastore, path, kind: kind(object.kind), state, why }
+                let LedgerKey { hypervisor, datastore, path } = object.key.clone();
+                Orphan { hypervisor, datastore, path, kind: kind(object.kind), state, why }
             });
+            let objects = machines.chain(objects);
             found.push(OrphanSession {
                 id,
                 path: format!("/{}", history.path.unwrap_or_default().join("/")),
@@ -192,20 +203,28 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
             }
         };
         let session = format!("/{}", History::of(&records).path.unwrap_or_default().join("/"));
+        let mut left = clean_machines(&session, &journal, &records, hypervisors, &mut told)?;
+        if left {
+            let why = Some("a virtual machine of the inventory may use it".to_owned());
+            told.extend(fold::objects(&records).into_iter().map(|object| {
+                let LedgerKey { datastore, path, .. } = object.key;
+                Cleaned { session: session.clone(), datastore, path, outcome: "kept", why: why.clone() }
+            }));
+            continue;
+        }
         let mut objects = fold::objects(&records);
         // Files before the directories that they are in, deep directories before those above them.
-        let depth = |object: &Object| object.path.matches('/').count();
+        let depth = |object: &Object| object.key.path.matches('/').count();
         objects
             .sort_by_key(|object| (object.kind == ObjectKind::Directory, std::cmp::Reverse(depth(object))));
-        let mut left = false;
         for object in objects {
             let (outcome, why) = remove(&object, hypervisors);
             left |= outcome == "kept";
-            let (datastore, path) = (object.datastore, object.path);
             if outcome != "kept" {
-                let gone = Record::LedgerRemoved { datastore: datastore.clone(), path: path.clone() };
+                let gone = Record::LedgerRemoved { key: object.key.clone() };
                 journal.record(&gone).map_err(ImportError::io(&shown))?;
             }
+            let LedgerKey { datastore, path, .. } = object.key;
             told.push(Cleaned { session: session.clone(), datastore, path, outcome, why });
         }
         drop(journal);
@@ -214,6 +233,28 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
         }
     }
     Ok(told)
+}
+
+/// Takes virtual machines out of the inventory that a session registered; whether any is left.
+fn clean_machines(
+    session: &str,
+    journal: &Journal,
+    records: &[Record],
+    hypervisors: &Hypervisors,
+    told: &mut Vec<Cleaned>,
+) -> Result<bool, ImportError> {
+    let mut left = false;
+    for machine in Registered::of(records) {
+        let (outcome, why) = machine.clean(hypervisors);
+        left |= outcome == "kept";
+        if outcome != "kept" {
+            journal.record(&machine.removed()).map_err(ImportError::io(session))?;
+        }
+        let Registered { vmx, .. } = machine;
+        let (session, datastore, path) = (session.to_owned(), vmx.datastore, vmx.path);
+        told.push(Cleaned { session, datastore, path, outcome, why });
+    }
+    Ok(left)
 }
 
 fn remove(object: &Object, hypervisors: &Hypervisors) -> (&'static str, Option<String>) {
@@ -226,10 +267,11 @@ fn remove(object: &Object, hypervisors: &Hypervisors) -> (&'static str, Option<S
         }
         Condition::Unknown(why) => return ("kept", Some(why)),
     };
+    let path = &object.key.path;
     let removed = match object.kind {
-        ObjectKind::Directory => store.remove_directory(&object.path),
-        ObjectKind::Extent => store.remove_disk(&object.path),
-        ObjectKind::File => store.remove_file(&object.path),
+        ObjectKind::Directory => store.remove_directory(path),
+        ObjectKind::Extent => store.remove_disk(path),
+        ObjectKind::File => store.remove_file(path),
         ObjectKind::VirtualMachine => {
             return ("kept", Some("a virtual machine is removed with the hypervisor's own tools".to_owned()));
         }

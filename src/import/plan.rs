@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::formats::cfg::{self, Cfg, OnConflict};
 use super::formats::vmcfg;
 use crate::datastore::{DiskSpec, Provisioning};
+use crate::journal::LedgerKey;
 
 /// A directory on a datastore.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,6 +145,16 @@ impl Plan {
             }
         }
         cfg
+    }
+
+    /// How the ledger names an object of this plan.
+    #[must_use]
+    pub fn key(&self, datastore: &str, path: &str) -> LedgerKey {
+        LedgerKey {
+            hypervisor: self.hypervisor.clone(),
+            datastore: datastore.to_owned(),
+            path: path.to_owned(),
+        }
     }
 
     /// Every place, the VMX's first.

@@ -13,6 +13,7 @@ use super::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 use super::plan::Plan;
 use crate::datastore::Space;
 use crate::inventory::{Checked, Inventory, Problem, Store, Wanted};
+use crate::journal::LedgerKey;
 
 /// A CFG that was read, against the configuration but not yet against what lies on the datastores.
 pub struct Examined<'a> {
@@ -228,14 +229,16 @@ impl Examined<'_> {
         self.draft.problem(key, message)
     }
 
-    /// Every place that it names, as far as that can be told: datastore and directory, deeper ones first.
-    pub fn places(&self) -> Vec<(&DatastoreEntry, &str)> {
+    /// Every directory that it names, as far as that can be told, with its datastore; deeper ones first.
+    pub fn places(&self) -> Vec<(LedgerKey, &DatastoreEntry)> {
         let places = self.draft.places.iter().filter_map(|place| {
-            let entry = self.entry_of(self.hypervisor?, place.datastore.as_deref()?)?;
-            Some((entry, place.directory.as_deref()?))
+            let hypervisor = self.hypervisor?;
+            let entry = self.entry_of(hypervisor, place.datastore.as_deref()?)?;
+            let (datastore, path) = (entry.name.clone(), place.directory.clone()?);
+            Some((LedgerKey { hypervisor: hypervisor.name.clone(), datastore, path }, entry))
         });
         let mut places: Vec<_> = places.collect();
-        places.sort_by_key(|(_, directory)| std::cmp::Reverse(directory.matches('/').count()));
+        places.sort_by_key(|(key, _)| std::cmp::Reverse(key.path.matches('/').count()));
         places
     }
 

@@ -6,10 +6,12 @@ use std::sync::{Arc, PoisonError};
 use super::error::ImportError;
 use super::formats::log_text::Event;
 use super::formats::vmx::{Vmx, VmxError};
+use super::patience::Patience;
 use super::plan::Plan;
+use super::registered::Registered;
 use super::session::{Fault, Session, digest, fold_name};
 use super::state::State;
-use crate::inventory::{Inventory, Registration};
+use crate::inventory::{Identities, Inventory, InventoryError, Registration, StoreFile};
 use crate::journal::Record;
 
 impl Session {
@@ -92,15 +94,38 @@ impl Session {
             Some(hypervisor) if plan.taken.register => hypervisor.inventory.clone(),
             _ => None,
         };
-        let mut registration = None;
-        if let Some(inventory) = &inventory {
-            registration = Some(self.identify(inventory, plan, &mut vmx, &path)?);
-        }
+        let Some(inventory) = inventory else {
+            return self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes());
+        };
+        self.register(name, &inventory, plan, vmx)
+    }
+
+    /// Writes the VMX and registers it, and goes on trying for a while where the hypervisor can't be reached.
+    fn register(
+        &self,
+        name: &str,
+        inventory: &Arc<dyn Inventory>,
+        plan: &Plan,
+        mut vmx: Vmx,
+    ) -> Result<(), ImportError> {
+        let path = self.display(name);
+        let told = |line: &str| self.log.line(&Event::Note(line).to_string());
+        let failed =
+            |error: InventoryError| ImportError::Unregistered { path: path.clone(), why: error.message };
+        let patience = Patience::new(self.shared.register_retry);
+        let used = patience.hold(&told, || self.identities(inventory, plan, &vmx)).map_err(failed)?;
+        let registration = self.identify(used, plan, &mut vmx, &path)?;
         self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes())?;
-        let (Some(inventory), Some(registration)) = (inventory, registration) else { return Ok(()) };
-        let done = inventory
-            .register(&registration)
-            .map_err(|error| ImportError::Unregistered { path: path.clone(), why: error.to_string() })?;
+        let machine = Registered {
+            hypervisor: plan.hypervisor.clone(),
+            datacenter: registration.place.datacenter.clone(),
+            vmx: StoreFile { datastore: registration.datastore.clone(), path: registration.vmx.clone() },
+            id: String::new(),
+            instance: String::new(),
+        };
+        self.note_machine(machine.clone())?;
+        let done = patience.hold(&told, || inventory.register(&registration)).map_err(failed)?;
+        self.note_machine(machine.done(&done))?;
         for note in &done.notes {
             self.log.line(&Event::Note(note).to_string());
         }
@@ -109,23 +134,31 @@ impl Session {
         Ok(())
     }
 
+    /// Whether other virtual machines have the identities that a VMX brings.
+    fn identities(
+        &self,
+        inventory: &Arc<dyn Inventory>,
+        plan: &Plan,
+        vmx: &Vmx,
+    ) -> Result<Identities, InventoryError> {
+        let file = plan.place.file(plan.taken.target_vmx());
+        let uuid = |key: &str| vmx.get(key).unwrap_or_default();
+        let uuids = (uuid("uuid.bios"), uuid("vc.uuid"));
+        inventory.identities(&plan.taken.datacenter, &plan.place.datastore, &file, uuids)
+    }
+
     /// Decides whether it is the virtual machine that was backed up, or a copy beside it, and says so in its VMX: nobody
     /// should be asked at its first start.
     fn identify(
         &self,
-        inventory: &Arc<dyn Inventory>,
+        used: Identities,
         plan: &Plan,
         vmx: &mut Vmx,
         path: &str,
     ) -> Result<Registration, ImportError> {
         let failed = |why: String| ImportError::Unregistered { path: path.to_owned(), why };
-        let file = plan.place.file(plan.taken.target_vmx());
-        let place = plan.taken.inventory();
         let uuid = |key: &str| vmx.get(key).unwrap_or_default().to_owned();
         let (bios, instance) = (uuid("uuid.bios"), uuid("vc.uuid"));
-        let used = inventory
-            .identities(&place.datacenter, &plan.place.datastore, &file, (&bios, &instance))
-            .map_err(|error| failed(error.to_string()))?;
         let action = if used.bios { "create" } else { "keep" };
         vmx.set("uuid.action", action).map_err(|error| failed(error.to_string()))?;
         if used.bios {
@@ -141,10 +174,10 @@ impl Session {
         datastores.sort();
         datastores.dedup();
         Ok(Registration {
-            place,
+            place: plan.taken.inventory(),
             vm_name: plan.taken.vm_name.clone(),
             datastore: plan.place.datastore.clone(),
-            vmx: file,
+            vmx: plan.place.file(plan.taken.target_vmx()),
             datastores,
             same_machine: !used.bios,
         })

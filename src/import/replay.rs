@@ -2,9 +2,10 @@
 //! service runs.
 
 use super::plan::Plan;
+use super::registered::Registered;
 use super::state::Stage;
 use crate::disk::{Completion, DiskMap};
-use crate::journal::{Digest, Record, fold};
+use crate::journal::{Digest, LedgerKey, Record, fold};
 
 /// A session, by its journal.
 pub(super) struct History {
@@ -22,8 +23,10 @@ pub(super) struct History {
     pub(super) disks: Vec<DiskHistory>,
     /// Small files that arrived whole, with their lengths in bytes.
     pub(super) files: Vec<(String, u64)>,
-    /// Objects made on datastores and not removed since: datastore, path.
-    pub(super) ledger: Vec<(String, String)>,
+    /// Objects made on datastores and not removed since.
+    pub(super) ledger: Vec<LedgerKey>,
+    /// Virtual machines that were registered, or were about to be.
+    pub(super) registered: Vec<Registered>,
 }
 
 /// A disk, by its session's journal.
@@ -59,10 +62,16 @@ impl History {
         });
         let disks = plan.iter().flat_map(|plan| plan.disks.iter().enumerate());
         let disks = disks.map(|(number, disk)| DiskHistory::of(present, number as u32, disk.size)).collect();
+        // A version that kept no hypervisor in the ledger had one for all objects of a session.
+        let hypervisor = plan.as_ref().map(|plan| plan.hypervisor.as_str()).unwrap_or_default();
         let ledger = fold::ledger(records).filter_map(|record| match record {
-            Record::LedgerCreated { datastore, path, .. } => Some((datastore.clone(), path.clone())),
+            Record::LedgerCreated { key, .. } if key.hypervisor.is_empty() => {
+                Some(LedgerKey { hypervisor: hypervisor.to_owned(), ..key.clone() })
+            }
+            Record::LedgerCreated { key, .. } => Some(key.clone()),
             _ => None,
         });
+        let ledger: Vec<_> = ledger.collect();
         Self {
             path,
             followers,
@@ -71,7 +80,8 @@ impl History {
             imported: imported(present),
             disks,
             files: files(records),
-            ledger: ledger.collect(),
+            ledger,
+            registered: Registered::of(records),
         }
     }
 }

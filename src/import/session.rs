@@ -21,11 +21,12 @@ use super::formats::names::{Kind, classify};
 use super::info::{Times, file_time};
 use super::log::SessionLog;
 use super::news::OwnChange;
+use super::registered::Registered;
 use super::replay::{DiskHistory, History};
 use super::state::{DiskSlot, Receiving, Stage, State};
 use crate::datastore::Datastore;
 use crate::disk::{ImportDisk, Options};
-use crate::journal::{Digest, DiskJournal, Journal, ObjectKind, Record};
+use crate::journal::{Digest, DiskJournal, Journal, LedgerKey, ObjectKind, Record};
 
 /// Files a session may hold: a CFG, a VMX, 60 disks with extent, descriptor and a chain each, and room.
 pub(super) const FILES_MAX: usize = 1024;
@@ -87,7 +88,9 @@ pub(super) struct Inner {
     /// The directory's, as [`Entry::security`].
     pub(super) security: Arc<[u8]>,
     /// Objects made on datastores, for a crash between making and recording.
-    pub(super) ledger: Vec<(String, String)>,
+    pub(super) ledger: Vec<LedgerKey>,
+    /// Virtual machines that were registered.
+    pub(super) registered: Vec<Registered>,
 }
 
 /// A session, and [`History::followers`].
@@ -151,6 +154,7 @@ impl Session {
             times: Times::now(),
             security: Arc::default(),
             ledger: Vec::new(),
+            registered: Vec::new(),
         };
         let session = Arc::new(Self {
             shared: Arc::clone(shared),
@@ -180,6 +184,7 @@ impl Session {
     fn replay(self: &Arc<Self>, history: History) -> Result<(), ImportError> {
         let mut inner = self.lock();
         inner.ledger = history.ledger;
+        inner.registered = history.registered;
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
         if let Some(plan) = history.plan {
@@ -455,36 +460,33 @@ impl Session {
     pub(super) fn note_object(
         &self,
         inner: &mut Inner,
-        datastore: &str,
-        path: &str,
+        key: &LedgerKey,
         kind: ObjectKind,
     ) -> Result<(), ImportError> {
-        let object = (datastore.to_owned(), path.to_owned());
-        if !inner.ledger.contains(&object) {
-            inner.ledger.push(object);
+        if !inner.ledger.contains(key) {
+            inner.ledger.push(key.clone());
         }
-        let record = Record::LedgerCreated { datastore: datastore.into(), path: path.into(), kind };
+        self.record(&Record::LedgerCreated { key: key.clone(), kind })
+    }
+
+    /// Records a virtual machine before it is registered, and again after.
+    pub(super) fn note_machine(&self, machine: Registered) -> Result<(), ImportError> {
+        let record = machine.record();
+        let mut inner = self.lock();
+        inner.registered.retain(|known| known.vmx != machine.vmx || known.hypervisor != machine.hypervisor);
+        inner.registered.push(machine);
         self.record(&record)
     }
 
     /// Records by what an object that was just made is recognised. A crash before that leaves an object which nobody removes
     /// by itself.
-    pub(super) fn note_identity(
-        &self,
-        store: &dyn Datastore,
-        datastore: &str,
-        path: &str,
-    ) -> Result<(), ImportError> {
-        match store.identity(path) {
-            Ok(Some(identity)) => self.record(&Record::LedgerIdentity {
-                datastore: datastore.into(),
-                path: path.into(),
-                identity,
-            }),
+    pub(super) fn note_identity(&self, store: &dyn Datastore, key: &LedgerKey) -> Result<(), ImportError> {
+        match store.identity(&key.path) {
+            Ok(Some(identity)) => self.record(&Record::LedgerIdentity { key: key.clone(), identity }),
             Ok(None) => Ok(()),
             // The object is there, and the session does not need to know: its orphan could only not be removed.
             Err(error) => {
-                tracing::warn!("[{datastore}] {path}: it could not be looked at: {error}");
+                tracing::warn!("[{}] {}: it could not be looked at: {error}", key.datastore, key.path);
                 Ok(())
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use super::record::{ObjectKind, Record};
+use super::record::{InventoryKind, LedgerKey, ObjectKind, Record};
 use crate::disk::{DiskMap, Region};
 
 /// Drops the records that later ones replace; the others keep their order. Folding again changes nothing, and
@@ -26,11 +26,37 @@ struct Later {
     /// Small files stored again.
     files: HashSet<String>,
     /// Objects whose identity was noted again.
-    identities: HashSet<(String, String)>,
+    identities: HashSet<LedgerKey>,
     /// The directory moved again.
     moved: bool,
-    /// Objects whose ledger entry was renewed or closed: datastore and path.
-    objects: HashSet<(String, String)>,
+    /// Objects whose ledger entry was renewed or closed.
+    objects: Keys,
+    /// The same of inventories.
+    inventory: HashSet<(String, InventoryKind, String)>,
+}
+
+/// Objects by their keys. One without a hypervisor is of a version that did not keep it: a record with one is of the same
+/// object.
+#[derive(Default)]
+struct Keys {
+    whole: HashSet<LedgerKey>,
+    places: HashSet<(String, String)>,
+}
+
+impl Keys {
+    fn has(&self, key: &LedgerKey) -> bool {
+        let of_any = key.hypervisor.is_empty();
+        let place = || self.places.contains(&(key.datastore.clone(), key.path.clone()));
+        if of_any { place() } else { self.whole.contains(key) }
+    }
+
+    /// Whether it was not there yet.
+    fn insert(&mut self, key: &LedgerKey) -> bool {
+        let new = !self.has(key);
+        self.places.insert((key.datastore.clone(), key.path.clone()));
+        self.whole.insert(key.clone());
+        new
+    }
 }
 
 impl Later {
@@ -51,15 +77,19 @@ impl Later {
             }
             Record::FileStored { name, .. } => self.files.insert(name.clone()),
             Record::SessionMoved { .. } => !std::mem::replace(&mut self.moved, true),
-            Record::LedgerCreated { datastore, path, .. } => {
-                self.objects.insert((datastore.clone(), path.clone()))
+            Record::LedgerCreated { key, .. } => self.objects.insert(key),
+            Record::LedgerIdentity { key, .. } => {
+                !self.objects.has(key) && self.identities.insert(key.clone())
             }
-            Record::LedgerIdentity { datastore, path, .. } => {
-                let object = (datastore.clone(), path.clone());
-                !self.objects.contains(&object) && self.identities.insert(object)
+            Record::LedgerRemoved { key } => {
+                self.objects.insert(key);
+                false
             }
-            Record::LedgerRemoved { datastore, path } => {
-                self.objects.insert((datastore.clone(), path.clone()));
+            Record::InventoryObject { hypervisor, kind, name, .. } => {
+                self.inventory.insert((hypervisor.clone(), *kind, name.clone()))
+            }
+            Record::InventoryRemoved { hypervisor, kind, name } => {
+                self.inventory.insert((hypervisor.clone(), *kind, name.clone()));
                 false
             }
             _ => true,
@@ -85,16 +115,16 @@ pub fn disk_map(records: &[Record], disk: u32, size: u64) -> Option<DiskMap> {
 
 /// The objects that the session made on datastores and that were not removed since: their [`Record::LedgerCreated`].
 pub fn ledger(records: &[Record]) -> impl Iterator<Item = &Record> {
-    let mut gone = HashSet::new();
+    let mut gone = Keys::default();
     let mut open: Vec<_> = records
         .iter()
         .rev()
         .filter(|record| match record {
-            Record::LedgerRemoved { datastore, path } => {
-                gone.insert((datastore, path));
+            Record::LedgerRemoved { key } => {
+                gone.insert(key);
                 false
             }
-            Record::LedgerCreated { datastore, path, .. } => gone.insert((datastore, path)),
+            Record::LedgerCreated { key, .. } => gone.insert(key),
             _ => false,
         })
         .collect();
@@ -105,14 +135,18 @@ pub fn ledger(records: &[Record]) -> impl Iterator<Item = &Record> {
 /// An object of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Name of the datastore.
-    pub datastore: String,
-    /// The object's path on it.
-    pub path: String,
+    /// Where it is.
+    pub key: LedgerKey,
     /// What it is.
     pub kind: ObjectKind,
     /// By what its datastore recognises it; `None` where a crash came before that was noted, or the driver has no such thing.
     pub identity: Option<String>,
+}
+
+/// Whether a record of `later` is about the object of `earlier`.
+fn same(later: &LedgerKey, earlier: &LedgerKey) -> bool {
+    let place = (&later.datastore, &later.path) == (&earlier.datastore, &earlier.path);
+    place && (earlier.hypervisor.is_empty() || later.hypervisor == earlier.hypervisor)
 }
 
 /// The objects of [`ledger`] with their identities.
@@ -121,17 +155,13 @@ pub fn objects(records: &[Record]) -> Vec<Object> {
     let mut objects: Vec<Object> = Vec::new();
     for record in records {
         match record {
-            Record::LedgerCreated { datastore, path, kind } => {
-                objects.retain(|object| (&object.datastore, &object.path) != (datastore, path));
-                let (datastore, path) = (datastore.clone(), path.clone());
-                objects.push(Object { datastore, path, kind: *kind, identity: None });
+            Record::LedgerCreated { key, kind } => {
+                objects.retain(|object| !same(key, &object.key));
+                objects.push(Object { key: key.clone(), kind: *kind, identity: None });
             }
-            Record::LedgerRemoved { datastore, path } => {
-                objects.retain(|object| (&object.datastore, &object.path) != (datastore, path));
-            }
-            Record::LedgerIdentity { datastore, path, identity } => {
-                let mut named = objects.iter_mut().filter(|o| (&o.datastore, &o.path) == (datastore, path));
-                if let Some(object) = named.next() {
+            Record::LedgerRemoved { key } => objects.retain(|object| !same(key, &object.key)),
+            Record::LedgerIdentity { key, identity } => {
+                if let Some(object) = objects.iter_mut().find(|object| object.key == *key) {
                     object.identity = Some(identity.clone());
                 }
             }
@@ -139,4 +169,26 @@ pub fn objects(records: &[Record]) -> Vec<Object> {
         }
     }
     objects
+}
+
+/// Something of an inventory: hypervisor, kind, name, and what is known of it by key.
+pub type InventoryEntry<'a> = (&'a str, InventoryKind, &'a str, &'a [(String, String)]);
+
+/// What the session made in inventories and that was not removed since.
+#[must_use]
+pub fn inventory(records: &[Record]) -> Vec<InventoryEntry<'_>> {
+    let mut found: Vec<InventoryEntry<'_>> = Vec::new();
+    for record in records {
+        match record {
+            Record::InventoryObject { hypervisor, kind, name, facts } => {
+                found.retain(|(on, what, known, _)| (*on, *what, *known) != (hypervisor, *kind, name));
+                found.push((hypervisor, *kind, name, facts));
+            }
+            Record::InventoryRemoved { hypervisor, kind, name } => {
+                found.retain(|(on, what, known, _)| (*on, *what, *known) != (hypervisor, *kind, name));
+            }
+            _ => {}
+        }
+    }
+    found
 }

@@ -27,7 +27,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use record::{DecodeError, Digest, ObjectKind, Record};
+pub use record::{DecodeError, Digest, InventoryKind, LedgerKey, ObjectKind, Record};
 
 use crate::disk::{DiskMap, IntentLog, Region};
 

@@ -2,7 +2,8 @@
 //!
 //! A payload is one tag byte and the record's fields in order. Integers are LEB128 (7 bits a byte, least significant
 //! first, the high bit says that more follow); strings and byte strings are their length and their bytes; a digest is its
-//! 32 bytes; a list of ranges is their number and, for each, the gap since the last one's end and its length. Tags are
+//! 32 bytes; a list of ranges is their number and, for each, the gap since the last one's end and its length; a list of facts
+//! is their number and, for each, two strings. Tags are
 //! never used again for something else; a change of a record's fields takes a new tag.
 
 use std::ops::Range;
@@ -27,6 +28,25 @@ pub enum ObjectKind {
     Extent = 2,
     File = 3,
     VirtualMachine = 4,
+}
+
+/// By what the ledger names an object on a datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LedgerKey {
+    /// The hypervisor's configured name; empty in records of a version that did not keep it.
+    pub hypervisor: String,
+    /// Name of the datastore.
+    pub datastore: String,
+    /// The object's path on it.
+    pub path: String,
+}
+
+/// What of a hypervisor's inventory the ledger names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum InventoryKind {
+    /// A virtual machine, named by its VMX as the API writes it (`[ds1] web/web.vmx`).
+    VirtualMachine = 1,
 }
 
 /// One thing that happened in a session and must be known after a restart. Disks are numbered as in the CFG.
@@ -116,28 +136,42 @@ pub enum Record {
     SessionRemoved,
     /// An object is about to be made on a datastore.
     LedgerCreated {
-        /// Name of the datastore.
-        datastore: String,
-        /// The object's path on it.
-        path: String,
+        /// Which.
+        key: LedgerKey,
         /// What it is.
         kind: ObjectKind,
     },
     /// An object of the ledger is gone, or belongs to a virtual machine that is complete.
     LedgerRemoved {
-        /// Name of the datastore.
-        datastore: String,
-        /// The object's path on it.
-        path: String,
+        /// Which.
+        key: LedgerKey,
     },
     /// An object of the ledger was made: by this its datastore recognises it.
     LedgerIdentity {
-        /// Name of the datastore.
-        datastore: String,
-        /// The object's path on it.
-        path: String,
+        /// Which.
+        key: LedgerKey,
         /// In the driver's notation.
         identity: String,
+    },
+    /// Something is about to be made in a hypervisor's inventory, or was made: replaces what was known of it.
+    InventoryObject {
+        /// The hypervisor's configured name.
+        hypervisor: String,
+        /// What it is.
+        kind: InventoryKind,
+        /// Its name; the kind says which.
+        name: String,
+        /// What is known of it, by key.
+        facts: Vec<(String, String)>,
+    },
+    /// Something of the inventory is gone, or belongs to a virtual machine that is complete.
+    InventoryRemoved {
+        /// The hypervisor's configured name.
+        hypervisor: String,
+        /// What it was.
+        kind: InventoryKind,
+        /// Its name.
+        name: String,
     },
     /// The CFG that was accepted last holds no more, and no disk of it: the session waits for another.
     CfgWithdrawn,
@@ -187,15 +221,17 @@ impl Record {
             Self::VmxImported { digest } => put(out, 11).raw(digest),
             Self::Registered { reference } => put(out, 12).string(reference),
             Self::SessionRemoved => put(out, 13),
-            Self::LedgerCreated { datastore, path, kind } => {
-                put(out, 14).string(datastore).string(path).raw(&[*kind as u8])
-            }
-            Self::LedgerRemoved { datastore, path } => put(out, 15).string(datastore).string(path),
+            Self::LedgerCreated { key, kind } => put_key(out, key, [14, 19]).raw(&[*kind as u8]),
+            Self::LedgerRemoved { key } => put_key(out, key, [15, 20]),
             Self::CfgWithdrawn => put(out, 16),
-            Self::LedgerIdentity { datastore, path, identity } => {
-                put(out, 17).string(datastore).string(path).string(identity)
-            }
+            Self::LedgerIdentity { key, identity } => put_key(out, key, [17, 21]).string(identity),
             Self::SessionMoved { directory, followers } => put(out, 18).string(directory).string(followers),
+            Self::InventoryObject { hypervisor, kind, name, facts } => {
+                put(out, 22).string(hypervisor).raw(&[*kind as u8]).string(name).pairs(facts)
+            }
+            Self::InventoryRemoved { hypervisor, kind, name } => {
+                put(out, 23).string(hypervisor).raw(&[*kind as u8]).string(name)
+            }
         };
     }
 
@@ -230,15 +266,22 @@ impl Record {
             11 => Self::VmxImported { digest: from.array()? },
             12 => Self::Registered { reference: from.string()? },
             13 => Self::SessionRemoved,
-            14 => Self::LedgerCreated { datastore: from.string()?, path: from.string()?, kind: from.kind()? },
-            15 => Self::LedgerRemoved { datastore: from.string()?, path: from.string()? },
+            14 | 19 => Self::LedgerCreated { key: from.key(tag == 19)?, kind: from.kind()? },
+            15 | 20 => Self::LedgerRemoved { key: from.key(tag == 20)? },
             16 => Self::CfgWithdrawn,
-            17 => Self::LedgerIdentity {
-                datastore: from.string()?,
-                path: from.string()?,
-                identity: from.string()?,
-            },
+            17 | 21 => Self::LedgerIdentity { key: from.key(tag == 21)?, identity: from.string()? },
             18 => Self::SessionMoved { directory: from.string()?, followers: from.string()? },
+            22 => Self::InventoryObject {
+                hypervisor: from.string()?,
+                kind: from.inventory_kind()?,
+                name: from.string()?,
+                facts: from.pairs()?,
+            },
+            23 => Self::InventoryRemoved {
+                hypervisor: from.string()?,
+                kind: from.inventory_kind()?,
+                name: from.string()?,
+            },
             tag => return Err(DecodeError::UnknownTag(tag)),
         })
     }
@@ -248,6 +291,13 @@ impl Record {
 fn put(out: &mut Vec<u8>, tag: u8) -> Writer<'_> {
     out.push(tag);
     Writer { out }
+}
+
+/// Starts a payload that names an object: the first tag where its hypervisor is not known, else the second.
+fn put_key<'a>(out: &'a mut Vec<u8>, key: &LedgerKey, [without, with]: [u8; 2]) -> Writer<'a> {
+    let started =
+        if key.hypervisor.is_empty() { put(out, without) } else { put(out, with).string(&key.hypervisor) };
+    started.string(&key.datastore).string(&key.path)
 }
 
 struct Writer<'a> {
@@ -271,6 +321,14 @@ impl Writer<'_> {
 
     fn string(self, text: &str) -> Self {
         self.number(text.len() as u64).raw(text.as_bytes())
+    }
+
+    fn pairs(mut self, pairs: &[(String, String)]) -> Self {
+        self = self.number(pairs.len() as u64);
+        for (key, value) in pairs {
+            self = self.string(key).string(value);
+        }
+        self
     }
 
     fn ranges(mut self, ranges: &[Range<u64>]) -> Self {
@@ -340,6 +398,30 @@ impl Reader<'_> {
         String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Malformed("string"))
     }
 
+    fn key(&mut self, with_hypervisor: bool) -> Result<LedgerKey, DecodeError> {
+        let hypervisor = if with_hypervisor { self.string()? } else { String::new() };
+        if with_hypervisor && hypervisor.is_empty() {
+            return Err(DecodeError::Malformed("hypervisor")); // That is the other tag's.
+        }
+        Ok(LedgerKey { hypervisor, datastore: self.string()?, path: self.string()? })
+    }
+
+    fn inventory_kind(&mut self) -> Result<InventoryKind, DecodeError> {
+        match self.array()? {
+            [1] => Ok(InventoryKind::VirtualMachine),
+            _ => Err(DecodeError::Malformed("kind of object")),
+        }
+    }
+
+    fn pairs(&mut self) -> Result<Vec<(String, String)>, DecodeError> {
+        let count = self.number()?;
+        // Each takes two bytes at least: a false count reserves nothing that is not there.
+        if count > self.rest.len() as u64 / 2 {
+            return Err(DecodeError::Malformed("list of facts"));
+        }
+        (0..count).map(|_| Ok((self.string()?, self.string()?))).collect()
+    }
+
     fn kind(&mut self) -> Result<ObjectKind, DecodeError> {
         match self.array()? {
             [1] => Ok(ObjectKind::Directory),
@@ -394,16 +476,17 @@ pub(super) mod tests {
             declared_end: Some(0),
         };
         let (datastore, path) = (String::from("datastore1"), String::from("vm/x-flat.vmdk"));
+        let key = LedgerKey { hypervisor: "local".into(), datastore: datastore.clone(), path: path.clone() };
+        let old = LedgerKey { hypervisor: String::new(), datastore: datastore.clone(), path: "old".into() };
+        let (hypervisor, vmx) = (String::from("vc"), String::from("[datastore1] vm/x.vmx"));
+        let facts = vec![("id".to_owned(), "vm-42".to_owned()), ("instance".to_owned(), String::new())];
         vec![
             Record::SessionCreated { directory: "Büro".into() },
             Record::FileStored { name: "x.cfg".into(), length: 4938, digest: [1; 32] },
             Record::CfgAccepted { digest: [1; 32], destination: "{}".into() },
-            Record::LedgerCreated {
-                datastore: datastore.clone(),
-                path: path.clone(),
-                kind: ObjectKind::Extent,
-            },
-            Record::DiskCreated { disk: 0, datastore: datastore.clone(), path: path.clone() },
+            Record::LedgerCreated { key: key.clone(), kind: ObjectKind::Extent },
+            Record::LedgerCreated { key: old.clone(), kind: ObjectKind::Directory },
+            Record::DiskCreated { disk: 0, datastore, path },
             Record::Intent { disk: 0, region: Region { epoch: 0, first: 8, count: 8 } },
             Record::Map { disk: 0, map },
             Record::ExtentComplete { disk: 0 },
@@ -412,12 +495,20 @@ pub(super) mod tests {
             Record::PancbtMerged { disk: 0, index: 2, digest: [9; 32], target: "52 aa/7".into() },
             Record::VmxImported { digest: [3; 32] },
             Record::Registered { reference: "vm-42".into() },
-            Record::LedgerRemoved { datastore, path },
+            Record::LedgerRemoved { key: key.clone() },
             Record::CfgWithdrawn,
-            Record::LedgerIdentity {
-                datastore: "datastore1".into(),
-                path: "vm".into(),
-                identity: "12.34".into(),
+            Record::LedgerIdentity { key: old, identity: "12.34".into() },
+            Record::LedgerIdentity { key: LedgerKey { path: "vm".into(), ..key }, identity: "12.34".into() },
+            Record::InventoryObject {
+                hypervisor: hypervisor.clone(),
+                kind: InventoryKind::VirtualMachine,
+                name: vmx.clone(),
+                facts,
+            },
+            Record::InventoryRemoved {
+                hypervisor,
+                kind: InventoryKind::VirtualMachine,
+                name: "[b] c".into(),
             },
             Record::SessionMoved { directory: "vms/web".into(), followers: "New folder".into() },
             Record::SessionRemoved,
@@ -455,5 +546,10 @@ pub(super) mod tests {
         assert!(decode(&[0x80, 0]).is_err());
         let huge = [6, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
         assert_eq!(Record::decode(&huge), Err(DecodeError::Malformed("list of ranges")));
+        let huge = [22, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        assert_eq!(Record::decode(&huge), Err(DecodeError::Malformed("list of facts")));
+        assert_eq!(Record::decode(&[20, 0, 1, b'd', 1, b'p']), Err(DecodeError::Malformed("hypervisor")));
+        let key = LedgerKey { hypervisor: String::new(), datastore: "d".into(), path: "p".into() };
+        assert_eq!(Record::decode(&[15, 1, b'd', 1, b'p']), Ok(Record::LedgerRemoved { key }));
     }
 }

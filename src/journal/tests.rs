@@ -22,8 +22,10 @@ fn what_was_synced_comes_back() {
     let path = directory.path().join("journal");
     let (journal, records) = Journal::open(&path).unwrap();
     assert!(records.is_empty());
-    let written: Vec<_> =
-        samples().into_iter().filter(|r| !matches!(r, Record::LedgerRemoved { .. })).collect();
+    let written: Vec<_> = samples()
+        .into_iter()
+        .filter(|r| !matches!(r, Record::LedgerRemoved { .. } | Record::InventoryRemoved { .. }))
+        .collect();
     for record in &written {
         journal.append(record).unwrap();
     }
@@ -130,18 +132,54 @@ fn a_running_journal_stays_short_and_threads_share_syncs() {
     assert_eq!(fold::disk_map(&records, 0, u64::MAX).unwrap().written, written);
 }
 
+fn key(hypervisor: &str, path: &str) -> LedgerKey {
+    LedgerKey { hypervisor: hypervisor.into(), datastore: "d".into(), path: path.into() }
+}
+
 #[test]
 fn the_ledger_is_what_was_made_and_not_removed() {
-    let made = |path: &str| Record::LedgerCreated {
-        datastore: "d".into(),
-        path: path.into(),
-        kind: ObjectKind::File,
-    };
-    let removed = |path: &str| Record::LedgerRemoved { datastore: "d".into(), path: path.into() };
+    let made = |path: &str| Record::LedgerCreated { key: key("h", path), kind: ObjectKind::File };
+    let removed = |path: &str| Record::LedgerRemoved { key: key("h", path) };
     let records = vec![made("a"), made("b"), removed("a"), made("c"), removed("b"), made("b")];
     let expected = [made("c"), made("b")];
     assert_eq!(fold::ledger(&records).cloned().collect::<Vec<_>>(), expected);
     assert_eq!(fold::fold(records), expected);
+}
+
+#[test]
+fn two_hypervisors_may_have_a_datastore_of_one_name_and_an_old_record_names_none() {
+    let made = |on: &str| Record::LedgerCreated { key: key(on, "a"), kind: ObjectKind::File };
+    let removed = |on: &str| Record::LedgerRemoved { key: key(on, "a") };
+    let left = |records: &[Record]| {
+        let left: Vec<_> = fold::objects(records).into_iter().map(|object| object.key.hypervisor).collect();
+        let ledger: Vec<_> = fold::ledger(records).collect();
+        assert_eq!(ledger.len(), left.len(), "{records:?}");
+        left
+    };
+    assert_eq!(left(&[made("h"), made("g"), removed("h")]), ["g"]);
+    assert_eq!(left(&[made(""), made("h")]), ["h"], "a newer version notes it again");
+    assert!(left(&[made(""), removed("h")]).is_empty());
+    assert_eq!(left(&[made("h"), removed("")]), ["h"], "an older version has never heard of it");
+}
+
+#[test]
+fn an_inventory_s_objects_are_those_noted_last_and_not_removed() {
+    let made = |name: &str, id: &str| Record::InventoryObject {
+        hypervisor: "h".into(),
+        kind: InventoryKind::VirtualMachine,
+        name: name.into(),
+        facts: vec![("id".into(), id.into())],
+    };
+    let gone = Record::InventoryRemoved {
+        hypervisor: "h".into(),
+        kind: InventoryKind::VirtualMachine,
+        name: "b".into(),
+    };
+    let records = vec![made("a", ""), made("b", "1"), made("a", "2"), gone];
+    let told: Vec<_> =
+        fold::inventory(&records).into_iter().map(|(_, _, name, facts)| (name, &facts[0].1)).collect();
+    assert_eq!(told, [("a", &"2".to_owned())]);
+    assert_eq!(fold::fold(records), [made("a", "2")]);
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
@@ -156,10 +194,22 @@ fn any_record() -> impl Strategy<Value = Record> {
             disk,
             map: DiskMap { epoch, written: vec![0..end + 1], ..DiskMap::default() }
         }),
-        ("[ab]", 0..3u8).prop_map(|(path, what)| match what {
-            0 => Record::LedgerCreated { datastore: "d".into(), path, kind: ObjectKind::File },
-            1 => Record::LedgerRemoved { datastore: "d".into(), path },
-            _ => Record::LedgerIdentity { datastore: "d".into(), identity: path.clone() + "1", path },
+        ("[gh]?", "[ab]", 0..3u8).prop_map(|(on, path, what)| match what {
+            0 => Record::LedgerCreated { key: key(&on, &path), kind: ObjectKind::File },
+            1 => Record::LedgerRemoved { key: key(&on, &path) },
+            _ => Record::LedgerIdentity { key: key(&on, &path), identity: path + "1" },
+        }),
+        ("[ab]", 0..3u8).prop_map(|(name, what)| {
+            let (hypervisor, kind) = ("h".to_owned(), InventoryKind::VirtualMachine);
+            match what {
+                0 => Record::InventoryRemoved { hypervisor, kind, name },
+                _ => Record::InventoryObject {
+                    hypervisor,
+                    kind,
+                    name,
+                    facts: vec![(what.to_string(), String::new())],
+                },
+            }
         }),
         "[ab]".prop_map(|directory| Record::SessionMoved { directory, followers: String::new() }),
         "[ab]".prop_map(|name| Record::FileStored { name, length: 1, digest: [0; 32] }),
@@ -178,6 +228,7 @@ proptest! {
             prop_assert_eq!(plain(before), plain(after));
         }
         prop_assert_eq!(fold::objects(&folded), fold::objects(&records));
+        prop_assert_eq!(fold::inventory(&folded), fold::inventory(&records));
         let moved = |records: &[Record]| {
             records.iter().rfind(|record| matches!(record, Record::SessionMoved { .. })).cloned()
         };

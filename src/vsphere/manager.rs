@@ -7,9 +7,10 @@ use super::client::{Account, Client};
 use super::error::VsphereError;
 use super::inventory::Store;
 use super::tls::Trust;
-use super::{preflight, register};
+use super::{machines, preflight, register};
 use crate::inventory::{
-    Checked, Identities, Inventory, InventoryError, Place, Registered, Registration, Wanted,
+    Checked, Identities, Inventory, InventoryError, Machine, Place, Registered, Registration, StoreFile,
+    Wanted,
 };
 
 /// How often a host looks for a directory that was made behind its back, and the pause between: an NFS client may hold on to
@@ -94,5 +95,28 @@ impl Inventory for Manager {
 
     fn register(&self, vm: &Registration) -> Result<Registered, InventoryError> {
         Ok(register::register(&self.client, vm)?)
+    }
+
+    fn machine(&self, datacenter: &str, vmx: &StoreFile) -> Result<Option<Machine>, InventoryError> {
+        let datacenter = self.client.datacenter(datacenter)?;
+        Ok(machines::with_vmx(&self.client, &datacenter, vmx)?)
+    }
+
+    fn machines_in(
+        &self,
+        datacenter: &str,
+        directories: &[StoreFile],
+    ) -> Result<Vec<Machine>, InventoryError> {
+        let datacenter = self.client.datacenter(datacenter)?;
+        Ok(machines::with_files_in(&self.client, &datacenter, directories)?)
+    }
+
+    fn unregister(&self, machine: &Machine) -> Result<(), InventoryError> {
+        Ok(machines::unregister(&self.client, machine)?)
+    }
+
+    fn register_again(&self, datacenter: &str, machine: &Machine) -> Result<Registered, InventoryError> {
+        let datacenter = self.client.datacenter(datacenter)?;
+        Ok(machines::register_again(&self.client, &datacenter, machine)?)
     }
 }

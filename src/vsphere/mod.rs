@@ -4,7 +4,8 @@
 //! - [`tls`], [`http`]: a pinned server, requests with bounded answers and waits
 //! - [`client`]: login, calls, a session that is opened again when it is lost; [`property`], [`task`]: the property collector
 //! - [`inventory`]: what the names of a CFG stand for; [`preflight`]: all that is in the way of an import
-//! - [`register`]: a VMX on a datastore becomes a virtual machine; [`files`]: small files through `/folder`
+//! - [`register`]: a VMX on a datastore becomes a virtual machine; [`machines`]: those that are there
+//! - [`files`]: small files through `/folder`
 //! - [`appliance`]: the virtual machine that this runs in, disks attached to it and detached
 //! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded
 //! - [`manager`]: all that behind the trait that import sessions know ([`crate::inventory::Inventory`])
@@ -19,6 +20,7 @@ pub mod files;
 pub mod http;
 pub mod inventory;
 pub mod lease;
+pub mod machines;
 pub mod manager;
 pub mod preflight;
 pub mod property;

@@ -14,25 +14,44 @@ use crate::inventory::{Registered, Registration};
 /// Tries of one registration whose connection breaks before the task is known.
 const TRIES_MAX: usize = 2;
 
+/// Where a VMX is registered.
+pub(super) struct Target {
+    pub(super) folder: Ref,
+    pub(super) pool: Ref,
+    pub(super) host: Option<Ref>,
+}
+
+/// A virtual machine that is in the inventory now, and whether it was before.
+pub(super) struct Made {
+    machine: Ref,
+    before: bool,
+}
+
 /// Registers it, or finds it registered.
 pub fn register(client: &Client, vm: &Registration) -> Result<Registered, VsphereError> {
     let datacenter = client
         .datacenter(&vm.place.datacenter)
         .map_err(|error| error.about("the datacenter can't be found"))?;
     let path = Store::path(&vm.datastore, &vm.vmx);
-    let (machine, before, mut notes) = match find(client, &datacenter, &path)? {
-        Some(machine) => (machine, true, Vec::new()),
-        None => create(client, &datacenter, vm, &path)?,
+    let mut note = None;
+    let made = match find(client, &datacenter, &path)? {
+        Some(machine) => Made { machine, before: true },
+        None => {
+            let folder = client.vm_folder(&datacenter, &vm.place.folder)?;
+            let stores = client.stores(&datacenter)?;
+            let needed: Vec<_> = stores.iter().filter(|store| vm.datastores.contains(&store.name)).collect();
+            let fits = |host: &Ref| needed.iter().all(|store| store.hosts.contains(host));
+            let target = client
+                .target(&datacenter, &vm.place.host, &vm.place.pool, fits)
+                .map_err(|(_, error)| error)?;
+            note = target.note;
+            let host = target.host.map(|host| host.reference);
+            start(client, &datacenter, &Target { folder, pool: target.pool, host }, &path, &vm.vm_name)?
+        }
     };
-    let known = client.properties_of(&machine, &["name", "runtime.question"])?;
-    if let Some(question) = known.values.get("runtime.question") {
-        notes.push(answer(client, &machine, question, vm.same_machine)?);
-    }
-    let name = stored_name(&vm.vm_name);
-    if !known.text("name").is_empty() && known.text("name") != name {
-        notes.push(format!("the virtual machine is in the inventory as '{}'", known.text("name")));
-    }
-    Ok(Registered { id: machine.id, before, notes })
+    let mut done = finish(client, made, &vm.vm_name, vm.same_machine)?;
+    done.notes.splice(0..0, note);
+    Ok(done)
 }
 
 /// The virtual machine with that VMX.
@@ -42,27 +61,45 @@ pub fn find(client: &Client, datacenter: &Datacenter, path: &str) -> Result<Opti
     })
 }
 
-fn create(
+/// What is known of one that has been registered; the question that stands in its way is answered.
+pub(super) fn finish(
+    client: &Client,
+    made: Made,
+    vm_name: &str,
+    same_machine: bool,
+) -> Result<Registered, VsphereError> {
+    let Made { machine, before } = made;
+    let paths = ["name", "runtime.question", "summary.config.instanceUuid"];
+    let known = client.properties_of(&machine, &paths)?;
+    let mut notes = Vec::new();
+    if let Some(question) = known.values.get("runtime.question") {
+        notes.push(answer(client, &machine, question, same_machine)?);
+    }
+    let name = stored_name(vm_name);
+    if !known.text("name").is_empty() && known.text("name") != name {
+        notes.push(format!("the virtual machine is in the inventory as '{}'", known.text("name")));
+    }
+    let instance = known.text("summary.config.instanceUuid").to_owned();
+    Ok(Registered { id: machine.id, instance, before, notes })
+}
+
+/// Registers a VMX, once whatever becomes of the connection.
+pub(super) fn start(
     client: &Client,
     datacenter: &Datacenter,
-    vm: &Registration,
+    target: &Target,
     path: &str,
-) -> Result<(Ref, bool, Vec<String>), VsphereError> {
-    let what = format!("the virtual machine '{}' can't be registered from {path}", vm.vm_name);
-    let folder = client.vm_folder(datacenter, &vm.place.folder)?;
-    let stores = client.stores(datacenter)?;
-    let needed: Vec<_> = stores.iter().filter(|store| vm.datastores.contains(&store.name)).collect();
-    let fits = |host: &Ref| needed.iter().all(|store| store.hosts.contains(host));
-    let target =
-        client.target(datacenter, &vm.place.host, &vm.place.pool, fits).map_err(|(_, error)| error)?;
+    vm_name: &str,
+) -> Result<Made, VsphereError> {
+    let what = format!("the virtual machine '{vm_name}' can't be registered from {path}");
     let mut tries = 0;
     loop {
         tries += 1;
-        let task = client.start_task("RegisterVM_Task", &folder, |w| {
-            w.value("path", path).value("name", stored_name(&vm.vm_name)).value("asTemplate", false);
+        let task = client.start_task("RegisterVM_Task", &target.folder, |w| {
+            w.value("path", path).value("name", stored_name(vm_name)).value("asTemplate", false);
             w.reference("pool", &target.pool);
             if let Some(host) = &target.host {
-                w.reference("host", &host.reference);
+                w.reference("host", host);
             }
         });
         let done = task.and_then(|task| client.wait_task(&task, REGISTER_TIMEOUT, &what));
@@ -72,19 +109,19 @@ fn create(
                     method: "RegisterVM_Task".into(),
                     why: "its result is no virtual machine".into(),
                 })?;
-                return Ok((machine, false, target.note.into_iter().collect()));
+                return Ok(Made { machine, before: false });
             }
             // The request may have arrived, or somebody else's; the inventory knows.
             Ok(None) | Err(VsphereError::Lost { .. }) if tries < TRIES_MAX => {
                 if let Some(machine) = find(client, datacenter, path)? {
-                    return Ok((machine, false, Vec::new()));
+                    return Ok(Made { machine, before: false });
                 }
             }
             Ok(None) => {
                 return Err(VsphereError::Told(format!("{what}: the task ended without a virtual machine")));
             }
             Err(error) if error.kind() == "AlreadyExists" => match find(client, datacenter, path)? {
-                Some(machine) => return Ok((machine, true, Vec::new())),
+                Some(machine) => return Ok(Made { machine, before: true }),
                 None => return Err(error.about(what)),
             },
             Err(error) => return Err(error.about(what)),

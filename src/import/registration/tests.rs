@@ -3,81 +3,23 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::datastore::DirectoryDatastore;
-use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
-use crate::import::{Engine, EngineSettings, How, ImportError, Session};
-use crate::inventory::{
-    Checked, Identities, Inventory, InventoryError, Place, Problem, Registered, Registration, Wanted,
-};
+use crate::import::fake::Fake;
+use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
+use crate::inventory::{Identities, Inventory, Place, Problem};
 
 const DISK: &[u8] = &[7; 4096];
 const VMX: &[u8] =
     b"displayName = \"old\"\nscsi0:0.fileName = \"a.vmdk\"\nuuid.bios = \"56 4d\"\nvc.uuid = \"50 13\"\n";
 
-/// What it is asked, and how it answers.
-#[derive(Default)]
-struct Fake {
-    dead: bool,
-    taken: Vec<&'static str>,
-    blind: Vec<&'static str>,
-    used: Identities,
-    problem: Mutex<Option<Problem>>,
-    refuses: Mutex<usize>,
-    wanted: Mutex<Vec<Wanted>>,
-    registered: Mutex<Vec<Registration>>,
-}
-
-impl Inventory for Fake {
-    fn check(&self, wanted: &Wanted) -> Checked {
-        self.wanted.lock().unwrap().push(wanted.clone());
-        let problems = self.problem.lock().unwrap().iter().cloned().collect();
-        Checked { problems, notes: vec!["a note".into()] }
-    }
-
-    fn datastore_name(&self, _: &str, dsname: &str) -> Result<Option<String>, InventoryError> {
-        if self.dead {
-            return Err(InventoryError { message: "vc does not answer".into(), transient: true });
-        }
-        Ok(match dsname {
-            "UUID-1" => Some("ds1".into()),
-            "UUID-2" => Some("ds2".into()),
-            _ => None,
-        })
-    }
-
-    fn sees(&self, _: &str, datastore: &str, directory: &str) -> Result<bool, InventoryError> {
-        assert_eq!(datastore, "ds1");
-        Ok(!self.blind.contains(&directory))
-    }
-
-    fn vm_exists(&self, _: &Place, vm_name: &str) -> Result<bool, InventoryError> {
-        Ok(self.taken.contains(&vm_name))
-    }
-
-    fn identities(
-        &self,
-        _: &str,
-        _: &str,
-        _: &str,
-        uuids: (&str, &str),
-    ) -> Result<Identities, InventoryError> {
-        assert_eq!(uuids, ("56 4d", "50 13"));
-        Ok(self.used)
-    }
-
-    fn register(&self, vm: &Registration) -> Result<Registered, InventoryError> {
-        let mut refuses = self.refuses.lock().unwrap();
-        if *refuses > 0 {
-            *refuses -= 1;
-            return Err(InventoryError { message: "the pool is full".into(), transient: false });
-        }
-        self.registered.lock().unwrap().push(vm.clone());
-        Ok(Registered { id: "vm-7".into(), before: false, notes: Vec::new() })
-    }
-}
-
 fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
+    engine_that_waits(root, fake, Duration::ZERO)
+}
+
+fn hypervisors(root: &Path, fake: &Arc<Fake>) -> Vec<Hypervisor> {
     let at = root.join("ds1");
     std::fs::create_dir_all(&at).unwrap();
     let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
@@ -85,7 +27,12 @@ fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
     let inventory: Arc<dyn Inventory> = Arc::<Fake>::clone(fake);
     let hypervisor =
         Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory: Some(inventory) };
-    Engine::new(EngineSettings::new(root.join("data"), vec![hypervisor])).unwrap()
+    vec![hypervisor]
+}
+
+fn engine_that_waits(root: &Path, fake: &Arc<Fake>, register_retry: Duration) -> Engine {
+    let settings = EngineSettings::new(root.join("data"), hypervisors(root, fake));
+    Engine::new(EngineSettings { register_retry, ..settings }).unwrap()
 }
 
 fn cfg(more: &str) -> String {
@@ -260,4 +207,132 @@ fn rename_takes_another_name_and_a_copy_its_own_identity() {
     let vmx = std::fs::read_to_string(root.path().join("ds1/web/a.vmx")).unwrap();
     assert!(vmx.contains("displayName = \"web(2)\"") && vmx.contains("uuid.action = \"create\""), "{vmx}");
     assert!(!vmx.contains("vc.uuid"), "{vmx}");
+}
+
+#[test]
+fn a_hypervisor_that_is_away_for_a_moment_costs_the_client_time_and_no_error() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake { away: Mutex::new(2), ..Fake::default() });
+    let engine = engine_that_waits(root.path(), &fake, Duration::from_secs(20));
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    let begun = Instant::now();
+    put(&session, "a.vmx", VMX).unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "two pauses: {:?}", begun.elapsed());
+    assert_eq!((read(&session, "vm.cfg.err").as_str(), fake.registered.lock().unwrap().len()), ("", 1));
+    assert!(read(&session, "import.log").contains("vc does not answer; it is tried again in 0.5 s"));
+}
+
+#[test]
+fn a_hypervisor_that_stays_away_is_an_error_in_the_end_and_one_that_refuses_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake { away: Mutex::new(usize::MAX), ..Fake::default() });
+    let engine = engine_that_waits(root.path(), &fake, Duration::from_secs(1));
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    let begun = Instant::now();
+    let error = put(&session, "a.vmx", VMX).unwrap_err();
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    assert!(error.to_string().contains("vc does not answer; nothing is lost"), "{error}");
+    (*fake.away.lock().unwrap(), *fake.refuses.lock().unwrap()) = (0, 1);
+    let begun = Instant::now();
+    put(&session, "a.vmx", VMX).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(500));
+    put(&session, "a.vmx", VMX).unwrap();
+}
+
+/// Deletes a session as `deltree` does.
+fn delete(engine: &Engine, session: Arc<Session>) {
+    let path = session.components();
+    for info in session.list().into_iter().filter(|info| !info.own) {
+        session.delete(&info.name).unwrap();
+    }
+    drop(session);
+    engine.remove_directory(&path).unwrap();
+}
+
+/// A session whose machine was registered, and that was removed before it was complete again.
+fn left_registered(root: &Path, fake: &Arc<Fake>) {
+    let engine = engine(root, fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", DISK).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    session.open_file("a-flat.vmdk", How::Write).unwrap().set_len(0).unwrap();
+    delete(&engine, session);
+}
+
+#[test]
+fn a_machine_that_a_removed_session_registered_is_an_orphan_and_goes_before_its_files() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake::default());
+    left_registered(root.path(), &fake);
+    let (data, on) = (root.path().join("data"), Hypervisors(hypervisors(root.path(), &fake)));
+    let found = orphans::list(&data, &on).unwrap();
+    let machine = &found[0].objects[0];
+    assert_eq!(
+        (
+            machine.kind,
+            machine.state,
+            machine.hypervisor.as_str(),
+            machine.datastore.as_str(),
+            machine.path.as_str()
+        ),
+        ("virtual machine", "there", "vc", "ds1", "web/a.vmx")
+    );
+    // While it runs, neither it nor its files go.
+    fake.machines.lock().unwrap()[0].powered_off = false;
+    let told = orphans::clean(&data, &on).unwrap();
+    assert!(told.iter().all(|object| object.outcome == "kept"), "{told:?}");
+    assert!(told[0].why.as_ref().unwrap().contains("'web' is powered on"), "{told:?}");
+    assert!(root.path().join("ds1/web/a-flat.vmdk").exists());
+    fake.machines.lock().unwrap()[0].powered_off = true;
+    let told = orphans::clean(&data, &on).unwrap();
+    assert_eq!((told[0].path.as_str(), told[0].outcome), ("web/a.vmx", "removed"));
+    assert!(fake.machines.lock().unwrap().is_empty());
+    if told.iter().all(|object| object.outcome != "kept") {
+        assert!(!root.path().join("ds1/web").exists() && orphans::list(&data, &on).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn another_machine_from_the_same_vmx_is_left_alone_and_so_is_one_that_nobody_can_recognise() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake::default());
+    left_registered(root.path(), &fake);
+    let (data, on) = (root.path().join("data"), Hypervisors(hypervisors(root.path(), &fake)));
+    fake.machines.lock().unwrap()[0].instance = "another".into();
+    assert_eq!(orphans::list(&data, &on).unwrap()[0].objects[0].state, "changed");
+    let told = orphans::clean(&data, &on).unwrap();
+    assert!(
+        told.iter().all(|object| object.outcome == "kept") && fake.machines.lock().unwrap().len() == 1,
+        "{told:?}"
+    );
+    assert!(root.path().join("ds1/web/a-flat.vmdk").exists());
+    // Unregistered by hand: the files may go then.
+    fake.machines.lock().unwrap().clear();
+    let told = orphans::clean(&data, &on).unwrap();
+    assert_eq!(told[0].outcome, "gone", "{told:?}");
+}
+
+#[test]
+fn a_kill_between_registering_and_knowing_it_leaves_a_machine_that_is_told_and_not_touched() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = Arc::new(Fake { forgets: true, ..Fake::default() });
+    {
+        let engine = engine(root.path(), &fake);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", DISK).unwrap();
+        put(&session, "a.vmx", VMX).unwrap_err();
+        delete(&engine, session);
+    }
+    let (data, on) = (root.path().join("data"), Hypervisors(hypervisors(root.path(), &fake)));
+    let machine = &orphans::list(&data, &on).unwrap()[0].objects[0];
+    assert!(machine.state == "unknown" && machine.why.as_ref().unwrap().contains("by hand"), "{machine:?}");
+    orphans::clean(&data, &on).unwrap();
+    assert_eq!(fake.machines.lock().unwrap().len(), 1);
 }
