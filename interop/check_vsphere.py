@@ -8,6 +8,7 @@ import threading
 import time
 
 import lab
+import smb2
 import vlab
 
 SIZE = 3 * (1 << 20) + 512
@@ -351,6 +352,22 @@ def patience(server, source, sim):
     lab.check(len(machines) == 1 and log.count("done importing") == 1, f"registered once: {len(machines)}, {log.count('done importing')}")
 
 
+def told(server, source, sim):
+    """A client that waits for its CLOSE is told within seconds that it is being worked on (MS-SMB2 3.3.4.2), and answered when it is done."""
+    session = Session(server, source, "told")
+    session.cfg(cfg("told"))
+    session.extent()
+    sim.rule("RegisterVM_Task", "task-wait", Millis=4000)
+    client = smb2.Client(server.port, "import", lab.USER, lab.PASSWORD, timeout=3)
+    opened = client.create("told/told.vmx")
+    opened.write(0, vmx("told").encode())
+    before, begun = client.interim, time.monotonic()
+    opened.close()
+    took = time.monotonic() - begun
+    client.close()
+    lab.check(client.interim - before == 1 and took > 3.5, f"an interim response comes before the answer after {took:.1f} s: {client.interim - before}")
+
+
 def misled(work, source, sim):
     """The configuration's path leads elsewhere than the datastore."""
     wrong = work / "not-the-datastore"
@@ -449,6 +466,7 @@ def main():
     retries(work, server, source, sim)
     interruptions(server, source, sim, store)
     patience(server, source, sim)
+    told(server, source, sim)
     misled(work, source, sim)
     trust(work, source, sim, store)
     sessions = sim.state()["sessions"]

@@ -51,6 +51,7 @@ class Client:
     def __init__(self, port, share, user, password, dialect=0x0210, guid=None, previous=0, timeout=10):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
         self.message, self.session, self.tree, self.credits, self.previous = 0, 0, 0, 1, previous
+        self.interim = 0  # responses that only said that an answer will come
         self.call(NEGOTIATE, struct.pack("<HHHHI16sQH", 36, 1, 1, 0, 0, guid or os.urandom(16), 0, dialect))
         self.login(user, password)
         path = f"\\\\127.0.0.1\\{share}".encode("utf-16le")
@@ -104,7 +105,9 @@ class Client:
             status, = struct.unpack("<I", frame[8:12])
             self.credits += struct.unpack("<H", frame[14:16])[0]
             self.reply_tree, self.session = struct.unpack("<IQ", frame[36:48])
-            if status != PENDING:
+            if status == PENDING:
+                self.interim += 1
+            else:
                 return struct.unpack("<Q", frame[24:32])[0], status, frame[64:]
 
     def exchange(self, command, body, charge=1):

@@ -1,12 +1,18 @@
 //! The audit log: who came in, who was refused, what was destroyed; through `tracing` with the target `audit`, so that it can be
 //! filtered and shipped apart from the rest. Every line of a session has its SessionId.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
 use smb_proto::Status;
 
+use super::seldom::Seldom;
 use super::session::Session;
 
 /// The target of every line.
 const TARGET: &str = "audit";
+/// Refused logins that get a line of their own in a second; the next line counts the others.
+pub const REFUSALS_PER_SECOND: u32 = 50;
 
 /// A session began.
 pub fn login(session: &Session) {
@@ -25,14 +31,30 @@ pub fn channel(session: &Session, peer: &str) {
     tracing::info!(target: TARGET, event = "channel", session = session.id, user = %session.caller().user, peer);
 }
 
-/// A login failed.
-pub fn login_refused(user: &str, peer: &str, why: &dyn std::fmt::Display) {
-    tracing::warn!(target: TARGET, event = "login-refused", user, peer, %why);
+/// Logins that failed, as many lines a second as [`REFUSALS_PER_SECOND`]: whoever floods the server with them must not fill the disk.
+#[derive(Debug)]
+pub struct Refusals(Mutex<Seldom>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Mutex::new(Seldom::new(REFUSALS_PER_SECOND)))
+    }
 }
 
-/// A connection was not let into a session.
-pub fn channel_refused(peer: &str, why: &dyn std::fmt::Display) {
-    tracing::warn!(target: TARGET, event = "channel-refused", peer, %why);
+impl Refusals {
+    fn note(&self, log: impl FnOnce(u64)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now(), log);
+    }
+
+    /// A login failed.
+    pub fn login(&self, user: &str, peer: &str, why: &dyn std::fmt::Display) {
+        self.note(|more| tracing::warn!(target: TARGET, event = "login-refused", user, peer, more, %why));
+    }
+
+    /// A connection was not let into a session.
+    pub fn channel(&self, peer: &str, why: &dyn std::fmt::Display) {
+        self.note(|more| tracing::warn!(target: TARGET, event = "channel-refused", peer, more, %why));
+    }
 }
 
 /// A session ended by its client's wish.

@@ -33,6 +33,7 @@ pub mod pattern;
 pub mod request;
 pub mod running;
 mod scavenger;
+pub mod seldom;
 pub mod server;
 pub mod session;
 pub mod share;

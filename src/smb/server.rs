@@ -9,6 +9,7 @@ use std::time::Instant;
 use smb_proto::Status;
 use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 
+use super::audit::Refusals;
 use super::breaks::Leasers;
 use super::buffer::Pool;
 use super::connection::Connection;
@@ -136,6 +137,8 @@ pub struct Server {
     pub budget: Budget,
     /// Failed logins.
     pub guesses: Mutex<Guesses>,
+    /// Their lines in the audit log.
+    pub refusals: Refusals,
     /// Every open file.
     pub opens: OpenTable,
     /// Who watches which directory.
@@ -159,6 +162,7 @@ impl Server {
         let server = Arc::new(Self {
             door: Arc::default(),
             guesses: Mutex::default(),
+            refusals: Refusals::default(),
             budget: Budget::new(settings.limits.bytes_in_flight),
             settings,
             pool: Pool::new(),

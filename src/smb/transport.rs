@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use smb_proto::frame::{FRAME_HEADER_LEN, decode_length};
 use tokio::io::{AsyncReadExt, BufReader};
@@ -23,6 +23,7 @@ use super::limits::Allowance;
 use super::outbox::Outbox;
 use super::running::INTERIM_AFTER;
 use super::scavenger;
+use super::seldom::Seldom;
 use super::server::{PAYLOAD_BYTES_MAX, Server};
 
 /// The longest frame: the largest payload, its headers and a compound's other parts.
@@ -47,7 +48,7 @@ fn now() -> u64 {
 
 /// Serves until `shutdown` becomes true.
 pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: watch::Receiver<bool>) {
-    let mut refusals = Seldom::default();
+    let mut refusals = Seldom::new(1);
     tokio::spawn(scavenger::run(Arc::clone(&server), shutdown.clone()));
     loop {
         let accepted = tokio::select! {
@@ -65,7 +66,8 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: wat
         let place = match server.door.enter(peer.ip(), &server.settings.limits) {
             Ok(place) => place,
             Err(full) => {
-                refusals.note(|more| tracing::warn!(%peer, more, "connection refused: {full}"));
+                refusals
+                    .note(Instant::now(), |more| tracing::warn!(%peer, more, "connection refused: {full}"));
                 continue;
             }
         };
@@ -77,24 +79,6 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, mut shutdown: wat
                 _ = shutdown.wait_for(|stop| *stop) => {}
             }
         });
-    }
-}
-
-/// A line in the log at most once a second, however many clients call for it; the next one tells how many were left out.
-#[derive(Default)]
-struct Seldom {
-    last: Option<tokio::time::Instant>,
-    left_out: u64,
-}
-
-impl Seldom {
-    fn note(&mut self, log: impl FnOnce(u64)) {
-        if self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-            self.left_out += 1;
-            return;
-        }
-        log(std::mem::take(&mut self.left_out));
-        self.last = Some(tokio::time::Instant::now());
     }
 }
 

@@ -172,7 +172,7 @@ fn purpose(arrival: &Arrival<'_>, message: &mut [u8]) -> Result<Purpose, (Option
     check_binding(arrival.server, &session, negotiated, signed)
         .and_then(|()| if unbound.verify(message) { Ok(()) } else { Err(Status::ACCESS_DENIED) })
         .map_err(|status| {
-            audit::channel_refused(&connection.peer, &status);
+            arrival.server.refusals.channel(&connection.peer, &status);
             (signed.then_some(unbound), Failure::Status(status))
         })?;
     Ok(Purpose::Bind(session))
@@ -354,7 +354,7 @@ fn bind(
     accepted: &Accepted,
 ) -> Result<Arc<Channel>, Status> {
     if !same_user(&session.caller().user, &accepted.user) {
-        audit::channel_refused(&arrival.connection.peer, &"the session is another user's");
+        arrival.server.refusals.channel(&arrival.connection.peer, &"the session is another user's");
         return Err(Status::ACCESS_DENIED);
     }
     let negotiated = arrival.connection.negotiated.get().ok_or(Status::INVALID_PARAMETER)?;
@@ -383,7 +383,7 @@ fn address(arrival: &Arrival<'_>) -> Option<IpAddr> {
 
 /// What a malformed message is answered with, and (for all reasons that concern the account) STATUS_LOGON_FAILURE.
 fn refused(arrival: &Arrival<'_>, user: &str, why: &NtlmError) -> Status {
-    audit::login_refused(user, &arrival.connection.peer, why);
+    arrival.server.refusals.login(user, &arrival.connection.peer, why);
     let delay = locked(&arrival.server.guesses).failed(address(arrival), user, arrival.now / SECOND);
     arrival.delay.set(Some(delay));
     match why {
