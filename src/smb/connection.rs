@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smb_proto::Status;
+use smb_proto::conn::window::Window;
 use smb_proto::msg::ioctl::validate_negotiate;
 use tokio::sync::mpsc;
 
 use super::buffer::Buffer;
 use super::commands::session_setup::Login;
-use super::credits::Window;
 use super::job::Job;
 use super::limits::Limits;
 use super::running::Running;

@@ -76,7 +76,7 @@ pub fn run(
         } else {
             let seen = server.wake_count();
             if job.async_id.is_none()
-                && !lock(&connection.window).consume(header.message_id, charge_of(connection, &header))
+                && lock(&connection.window).take(header.message_id, charge_of(connection, &header)).is_err()
             {
                 output.disconnect = true;
                 break;

@@ -13,7 +13,6 @@ pub mod channel_sequence;
 pub mod charge;
 pub mod commands;
 pub mod connection;
-pub mod credits;
 pub mod directory_lease;
 pub mod dispatch;
 pub mod durable;

@@ -3,8 +3,9 @@
 use crate::crypto::encrypt::Cipher;
 use crate::crypto::sign::SigningAlgorithm;
 use crate::msg::negotiate::{
-    CAP_ENCRYPTION, CAP_LARGE_MTU, Context, DIALECT_202, DIALECT_210, DIALECT_300, DIALECT_302, DIALECT_311,
-    HASH_SHA512, Request, SIGNING_ENABLED, SIGNING_REQUIRED,
+    CAP_DIRECTORY_LEASING, CAP_ENCRYPTION, CAP_LARGE_MTU, CAP_LEASING, CAP_MULTI_CHANNEL, Context,
+    DIALECT_202, DIALECT_210, DIALECT_300, DIALECT_302, DIALECT_311, HASH_SHA512, Request, SIGNING_ENABLED,
+    SIGNING_REQUIRED,
 };
 use crate::status::Status;
 
@@ -19,6 +20,8 @@ pub struct Policy {
     pub signing_required: bool,
     /// Whether encryption is offered.
     pub encryption: bool,
+    /// Whether a session may have several connections.
+    pub multichannel: bool,
 }
 
 /// What was agreed on.
@@ -71,7 +74,7 @@ pub fn agree(request: &Request<'_>, policy: &Policy) -> Result<Agreement, Status
             SigningAlgorithm::HmacSha256
         },
         cipher: None,
-        capabilities: if dialect >= DIALECT_210 { CAP_LARGE_MTU } else { 0 },
+        capabilities: capabilities(dialect, policy, request.capabilities),
         security_mode: SIGNING_ENABLED | required,
         signing_offered: false,
         encryption_offered: false,
@@ -85,6 +88,15 @@ pub fn agree(request: &Request<'_>, policy: &Policy) -> Result<Agreement, Status
         _ => {}
     }
     Ok(agreement)
+}
+
+/// What the server says it can in a dialect, encryption aside. Directory leases only to who offers them (3.3.5.4): impacket, which does
+/// not, fails on a server that says it has them.
+fn capabilities(dialect: u16, policy: &Policy, offered: u32) -> u32 {
+    let large = if dialect >= DIALECT_210 { CAP_LARGE_MTU | CAP_LEASING } else { 0 };
+    let channels = if policy.multichannel { CAP_MULTI_CHANNEL } else { 0 };
+    let both = if dialect >= DIALECT_300 { offered & (CAP_DIRECTORY_LEASING | channels) } else { 0 };
+    large | both
 }
 
 fn agree_contexts(request: &Request<'_>, policy: &Policy, agreement: &mut Agreement) -> Result<(), Status> {
@@ -149,6 +161,7 @@ mod tests {
         max_dialect: DIALECT_311,
         signing_required: false,
         encryption: true,
+        multichannel: false,
     };
 
     fn request<'a>(dialects: &[u16], contexts: Vec<Context<'a>>) -> Request<'a> {
@@ -172,6 +185,19 @@ mod tests {
         assert_eq!(agree(&request(&[], vec![]), &POLICY), Err(Status::INVALID_PARAMETER));
         let strict = Policy { min_dialect: DIALECT_311, ..POLICY };
         assert_eq!(agree(&request(&[0x0302], vec![]), &strict), Err(Status::NOT_SUPPORTED));
+    }
+
+    #[test]
+    fn capabilities_that_both_must_have_are_those_that_the_client_offers() {
+        let mut asked = request(&[DIALECT_311], vec![preauth()]);
+        asked.capabilities = CAP_MULTI_CHANNEL | CAP_DIRECTORY_LEASING;
+        let several = Policy { multichannel: true, ..POLICY };
+        let always = CAP_LARGE_MTU | CAP_LEASING;
+        assert_eq!(agree(&asked, &several).unwrap().capabilities, always | asked.capabilities);
+        assert_eq!(agree(&asked, &POLICY).unwrap().capabilities, always | CAP_DIRECTORY_LEASING);
+        asked.capabilities = 0;
+        assert_eq!(agree(&asked, &several).unwrap().capabilities, always);
+        assert_eq!(agree(&request(&[DIALECT_202], vec![]), &several).unwrap().capabilities, 0);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use thiserror::Error;
 
-/// Most ids between the oldest unused one and the newest granted one. Eight writes of 8 MiB need 1,024 credits; what Windows and
-/// Samba keep at most is 8,192.
+/// Most ids between the oldest unused one and the newest granted one: 8 requests of 8 MiB (128 credits each) eight times over, as
+/// Windows and Samba grant.
 pub const WINDOW_MAX: usize = 8192;
 /// What one credit pays for, in bytes of payload (MS-SMB2 3.1.5.2).
 pub const CREDIT_BYTES: u32 = 65536;
@@ -33,18 +33,23 @@ pub struct Window {
     low: u64,
     /// For `low + n`: whether it was used.
     used: VecDeque<bool>,
+    /// An SMB1 NEGOTIATE was answered, and nothing came since.
+    smb1: bool,
 }
 
 impl Default for Window {
     /// A new connection has one credit: id 0.
     fn default() -> Self {
-        Self { low: 0, used: VecDeque::from([false]) }
+        Self { low: 0, used: VecDeque::from([false]), smb1: false }
     }
 }
 
 impl Window {
     /// Takes the ids `id .. id + charge` out of the window. A charge of 0 counts as 1.
     pub fn take(&mut self, id: u64, charge: u16) -> Result<(), WindowError> {
+        if std::mem::take(&mut self.smb1) && id == 1 {
+            self.used[0] = true;
+        }
         let refused = WindowError::Id { id, charge };
         let first = id.checked_sub(self.low).and_then(|n| usize::try_from(n).ok()).ok_or(refused)?;
         let count = usize::from(charge.max(1));
@@ -60,11 +65,15 @@ impl Window {
         Ok(())
     }
 
-    /// Grants credits for a response to a request that asked for `wanted` and was charged `charge`. At least what was
-    /// charged comes back, so that a client never runs dry; never more than the window has room for.
-    pub fn grant(&mut self, wanted: u16, charge: u16) -> u16 {
-        let room = WINDOW_MAX - self.used.len();
-        let granted = usize::from(wanted.max(charge).max(1)).min(room);
+    /// An SMB1 NEGOTIATE was answered (MS-SMB2 3.3.5.3): it stands for number 0, so that clients go on with 1. Some begin again at 0.
+    pub fn begin_after_smb1(&mut self) {
+        *self = Self { low: 0, used: VecDeque::from([false, false]), smb1: true };
+    }
+
+    /// Grants what was asked for, at least one, so that a client never runs dry; never more than the window has room for.
+    pub fn grant(&mut self, wanted: u16) -> u16 {
+        let room = WINDOW_MAX.saturating_sub(self.used.len());
+        let granted = usize::from(wanted.max(1)).min(room);
         self.used.extend(std::iter::repeat_n(false, granted));
         granted as u16 // at most WINDOW_MAX
     }
@@ -95,7 +104,7 @@ mod tests {
         assert!(window.take(1, 1).is_err());
         window.take(0, 0).unwrap();
         assert!(window.take(0, 1).is_err());
-        assert_eq!(window.grant(10, 1), 10);
+        assert_eq!(window.grant(10), 10);
         window.take(5, 4).unwrap();
         assert!(window.take(4, 2).is_err());
         assert!(window.take(10, 2).is_err());
@@ -107,13 +116,24 @@ mod tests {
     #[test]
     fn an_open_hole_bounds_the_window() {
         let mut window = Window::default();
-        window.grant(u16::MAX, 1);
+        assert_eq!(window.grant(u16::MAX), 8191);
         for id in 1..WINDOW_MAX as u64 {
             window.take(id, 1).unwrap();
         }
-        assert_eq!(window.grant(100, 1), 0);
+        assert_eq!(window.grant(100), 0);
         window.take(0, 1).unwrap();
-        assert_eq!(window.grant(100, 1), 100);
+        assert_eq!(window.grant(100), 100);
+    }
+
+    #[test]
+    fn smb1_uses_the_first_number_or_none() {
+        for first in [0, 1] {
+            let mut window = Window::default();
+            window.begin_after_smb1();
+            window.take(first, 0).unwrap();
+            assert!(window.take(first, 0).is_err(), "{first} was used");
+            assert_eq!(window.grant(u16::MAX), 8191 + first as u16, "no hole is left behind");
+        }
     }
 
     #[test]
@@ -132,7 +152,7 @@ mod tests {
                         prop_assert!(one < granted, "{one} was never granted");
                         prop_assert!(taken.insert(one), "{one} was taken twice");
                     }
-                    granted += u64::from(window.grant(wanted, charge));
+                    granted += u64::from(window.grant(wanted));
                 }
                 prop_assert_eq!(window.available() as u64, granted - taken.len() as u64);
             }
