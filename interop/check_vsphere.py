@@ -358,7 +358,7 @@ def told(server, source, sim):
     session.cfg(cfg("told"))
     session.extent()
     sim.rule("RegisterVM_Task", "task-wait", Millis=4000)
-    client = smb2.Client(server.port, "import", lab.USER, lab.PASSWORD, timeout=3)
+    client = smb2.Client(server.port, "import", lab.USER, lab.PASSWORD)
     opened = client.create("told/told.vmx")
     opened.write(0, vmx("told").encode())
     before, begun = client.interim, time.monotonic()
