@@ -32,17 +32,7 @@ fn write_it() -> Part {
 }
 
 fn read_it() -> Part {
-    let request = read::Request {
-        padding: 0,
-        flags: 0,
-        length: 1,
-        offset: 0,
-        file_id: FileId::ANY,
-        minimum_count: 0,
-        channel: 0,
-        remaining_bytes: 0,
-        channel_info: &[],
-    };
+    let request = read::Request::new(FileId::ANY, 0, 1);
     part(Command::READ, true, |out| request.encode(out))
 }
 
@@ -114,17 +104,7 @@ fn the_answers_of_a_compound_have_a_bound() {
         client.open(&Open::file("credits"));
     }
     let large = || {
-        let request = read::Request {
-            padding: 0,
-            flags: 0,
-            length: 5 << 20,
-            offset: 0,
-            file_id: FileId::ANY,
-            minimum_count: 0,
-            channel: 0,
-            remaining_bytes: 0,
-            channel_info: &[],
-        };
+        let request = read::Request::new(FileId::ANY, 0, 5 << 20);
         let mut read = part(Command::READ, true, |out| request.encode(out));
         read.body.resize(5 << 20, 0); // pays for its answer
         read

@@ -31,14 +31,20 @@ fn copy(
     (answer.status(), output.and_then(|output| CopyChunkResponse::decode(output).ok()))
 }
 
-#[test]
-fn ranges_are_copied_whole_and_in_order() {
+/// A client with a file `s` of ten digits and an empty one, `t`, both open, and the key of the first.
+fn source_and_target() -> (Desk, Client, FileId, FileId, [u8; RESUME_KEY_LEN]) {
     let desk = Desk::new();
     let mut client = desk.client(1, "user");
     let source = client.open(&Open::file("s")).file_id();
     let target = client.open(&Open::file("t")).file_id();
-    client.put(source, 0, b"0123456789");
+    client.write(source, 0, b"0123456789");
     let key = key(&mut client, source);
+    (desk, client, source, target, key)
+}
+
+#[test]
+fn ranges_are_copied_whole_and_in_order() {
+    let (_desk, mut client, source, target, key) = source_and_target();
     let (status, done) = copy(&mut client, key, target, &[chunk(5, 2, 5), chunk(0, 0, 2)]);
     assert_eq!(status, Status::SUCCESS);
     assert_eq!(done, Some(CopyChunkResponse { chunks: 2, chunk_bytes: 0, total_bytes: 7 }));
@@ -50,12 +56,7 @@ fn ranges_are_copied_whole_and_in_order() {
 
 #[test]
 fn what_came_before_a_failure_is_told() {
-    let desk = Desk::new();
-    let mut client = desk.client(1, "user");
-    let source = client.open(&Open::file("s")).file_id();
-    let target = client.open(&Open::file("t")).file_id();
-    client.put(source, 0, b"0123456789");
-    let key = key(&mut client, source);
+    let (_desk, mut client, _, target, key) = source_and_target();
     let (status, done) = copy(&mut client, key, target, &[chunk(0, 0, 4), chunk(4, 4, 7)]);
     assert_eq!(status, Status::INVALID_VIEW_SIZE);
     assert_eq!(done, Some(CopyChunkResponse { chunks: 1, chunk_bytes: 0, total_bytes: 4 }));
@@ -72,7 +73,7 @@ fn a_key_is_its_session_s_and_its_open_s() {
     let desk = Desk::new();
     let (mut client, mut other) = (desk.client(1, "user"), desk.client(2, "other"));
     let source = client.open(&Open::file("s")).file_id();
-    client.put(source, 0, b"secret");
+    client.write(source, 0, b"secret");
     let key = key(&mut client, source);
     let theirs = other.open(&Open::file("t")).file_id();
     let one = [chunk(0, 0, 6)];
@@ -94,7 +95,7 @@ fn the_source_may_lie_on_another_share_of_the_session() {
     let mut client = desk.client(1, "user");
     client.connect("other");
     let source = client.open(&Open::file("s")).file_id();
-    client.put(source, 0, b"staged");
+    client.write(source, 0, b"staged");
     let key = key(&mut client, source);
     client.connect("dir");
     let target = client.open(&Open::file("t")).file_id();

@@ -16,44 +16,22 @@ const MIB: usize = 1 << 20;
 
 type MakeHeader = fn(&mut Client) -> Header;
 
-/// A WRITE of `data` at `offset` that pays `charge`.
-fn post_write(client: &mut Client, file_id: FileId, data: &[u8], offset: u64, charge: u16) {
-    let header = Header { credit_charge: charge, ..client.header(Command::WRITE) };
+/// A request that pays `charge`.
+fn post(client: &mut Client, command: Command, charge: u16, encode: impl FnOnce(&mut Vec<u8>)) {
+    let header = Header { credit_charge: charge, ..client.header(command) };
     client.next_id += u64::from(charge.max(1)) - 1;
     let mut message = Vec::new();
     header.encode(&mut message);
-    let request = write::Request {
-        offset,
-        file_id,
-        channel: 0,
-        remaining_bytes: 0,
-        flags: 0,
-        data_offset: 0,
-        data,
-        channel_info: &[],
-    };
-    request.encode(&mut message);
+    encode(&mut message);
     client.send(message).unwrap();
 }
 
+fn post_write(client: &mut Client, file_id: FileId, data: &[u8], offset: u64, charge: u16) {
+    post(client, Command::WRITE, charge, |out| write::Request::new(file_id, offset, data).encode(out));
+}
+
 fn post_read(client: &mut Client, file_id: FileId, length: u32, charge: u16) {
-    let header = Header { credit_charge: charge, ..client.header(Command::READ) };
-    client.next_id += u64::from(charge.max(1)) - 1;
-    let mut message = Vec::new();
-    header.encode(&mut message);
-    let request = read::Request {
-        padding: 0,
-        flags: 0,
-        length,
-        offset: 0,
-        file_id,
-        minimum_count: 0,
-        channel: 0,
-        remaining_bytes: 0,
-        channel_info: &[],
-    };
-    request.encode(&mut message);
-    client.send(message).unwrap();
+    post(client, Command::READ, charge, |out| read::Request::new(file_id, 0, length).encode(out));
 }
 
 /// Collects credits for a few large requests.

@@ -428,20 +428,6 @@ fn bind_pdu() -> Vec<u8> {
     pdu
 }
 
-fn read_request(file_id: FileId, length: u32) -> read::Request<'static> {
-    read::Request {
-        padding: 0,
-        flags: 0,
-        length,
-        offset: 0,
-        file_id,
-        minimum_count: 0,
-        channel: 0,
-        remaining_bytes: 0,
-        channel_info: &[],
-    }
-}
-
 #[test]
 fn a_pipe_is_written_and_read_and_a_read_waits_for_an_answer() {
     let running = Running::start(|settings| {
@@ -452,20 +438,11 @@ fn a_pipe_is_written_and_read_and_a_read_waits_for_an_answer() {
     let mut client = running.login("alice");
     assert_eq!(client.tree_connect("IPC$"), Status::SUCCESS);
     let pipe = client.create("srvsvc").file_id();
-    let waiting = client.request(Command::READ, |out| read_request(pipe, 24).encode(out)).unwrap();
+    let waiting = client.request(Command::READ, |out| read::Request::new(pipe, 0, 24).encode(out)).unwrap();
     assert_eq!(waiting.status(), Status::PENDING);
     let pdu = bind_pdu();
     client.post(Command::WRITE, |out| {
-        let request = write::Request {
-            offset: 0,
-            file_id: pipe,
-            channel: 0,
-            remaining_bytes: 0,
-            flags: 0,
-            data_offset: 0,
-            data: &pdu,
-            channel_info: &[],
-        };
+        let request = write::Request::new(pipe, 0, &pdu);
         request.encode(out);
     });
     let answers = [client.receive().unwrap(), client.receive().unwrap()];
@@ -474,7 +451,7 @@ fn a_pipe_is_written_and_read_and_a_read_waits_for_an_answer() {
     assert_eq!(of(Command::READ).status(), Status::BUFFER_OVERFLOW, "there is more of the message");
     let first = read::Response::decode(&of(Command::READ).0).unwrap().data.to_vec();
     assert_eq!((first.len(), first[2]), (24, 12));
-    let rest = client.request(Command::READ, |out| read_request(pipe, 4096).encode(out)).unwrap();
+    let rest = client.request(Command::READ, |out| read::Request::new(pipe, 0, 4096).encode(out)).unwrap();
     assert_eq!(rest.status(), Status::SUCCESS);
     let length = usize::from(u16::from_le_bytes([first[8], first[9]]));
     assert_eq!(read::Response::decode(&rest.0).unwrap().data.len(), length - 24);

@@ -31,7 +31,7 @@ fn streams(client: &mut Client, file: FileId) -> Vec<(String, u64)> {
 
 fn made(client: &mut Client, name: &str, data: &[u8]) {
     let id = client.open(&Open::file(name)).file_id();
-    assert_eq!(client.put(id, 0, data), Status::SUCCESS);
+    assert_eq!(client.write(id, 0, data), Status::SUCCESS);
     assert_eq!(client.close(id), Status::SUCCESS);
 }
 
@@ -91,7 +91,7 @@ fn a_deleted_file_stays_until_its_last_stream_is_closed() {
     let desk = Desk::new();
     let mut client = desk.client(1, "user");
     let id = client.open(&Open::file("f:s")).file_id();
-    client.put(id, 0, b"kept");
+    client.write(id, 0, b"kept");
     let deleting = client.open(&Open { options: DELETE_ON_CLOSE, ..Open::file("f") }).file_id();
     assert_eq!(client.close(deleting), Status::SUCCESS);
     assert_eq!(client.get(id), b"kept");

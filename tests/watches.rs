@@ -55,7 +55,7 @@ fn another_client_s_changes_are_told() {
     assert_eq!(told(&mut watcher), [(action::ADDED, "d".into())]);
     // Between two requests the changes are kept.
     let f = other.open(&Open::file("d\\f")).file_id();
-    assert_eq!(other.put(f, 0, b"x"), Status::SUCCESS);
+    assert_eq!(other.write(f, 0, b"x"), Status::SUCCESS);
     let basic = info::Basic { attributes: 2, ..info::Basic::default() };
     let mut hidden = Vec::new();
     basic.encode(&mut hidden);
@@ -87,10 +87,10 @@ fn an_overwritten_file_and_a_copy_s_last_writes_are_told() {
     let written = filter::LAST_WRITE;
     assert_eq!(watch(&mut client, root, 0, written).status(), Status::PENDING);
     let f = client.open(&Open::file("f")).file_id();
-    assert_eq!(client.put(f, 0, b"x"), Status::SUCCESS);
+    assert_eq!(client.write(f, 0, b"x"), Status::SUCCESS);
     assert_eq!(told(&mut client), [(action::MODIFIED, "f".into())]);
     assert_eq!(watch(&mut client, root, 0, written).status(), Status::PENDING);
-    assert_eq!(client.put(f, 0, b"x"), Status::SUCCESS);
+    assert_eq!(client.write(f, 0, b"x"), Status::SUCCESS);
     assert!(client.poll().is_empty(), "told a moment ago");
     client.close(f);
     assert_eq!(told(&mut client), [(action::MODIFIED, "f".into())], "the last one is never lost");

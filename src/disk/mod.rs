@@ -19,6 +19,7 @@ pub mod extent_map;
 mod hold;
 pub mod intent;
 mod order;
+mod state;
 pub mod statistics;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ use super::extent_map::{ExtentMap, Rounding};
 use super::hold::{Hold, Window};
 use super::intent::{Announced, DiskMap, IntentLog, Progress};
 use super::order::{Access, Order};
+use super::state::State;
 use super::statistics::{Recent, Statistics};
 use super::zero;
 use crate::datastore::Disk;
@@ -80,32 +81,6 @@ pub struct ImportDisk {
     announcing: Mutex<()>,
     /// Held during a checkpoint: a newer map may not be overtaken by an older one.
     checkpointing: Mutex<()>,
-}
-
-struct State {
-    order: Order,
-    hold: Hold,
-    /// What may read as other than zeros. Includes writes under way.
-    written: ExtentMap,
-    /// What the client sent and the driver accepted.
-    received: ExtentMap,
-    /// What could not be written and was not sent again since.
-    lost: ExtentMap,
-    /// What went to the driver since the last flush.
-    unflushed: ExtentMap,
-    /// Flushes that failed, ever.
-    failed_flushes: u64,
-    announced: Announced,
-    end_of_file: u64,
-    declared_end: Option<u64>,
-    statistics: Statistics,
-    recent: Recent,
-    /// When something last went to the driver.
-    last_outgoing: Instant,
-    /// Changed since the last checkpoint.
-    dirty: bool,
-    /// The first failure to write held data since it was last reported.
-    late: Option<(io::ErrorKind, String)>,
 }
 
 /// A ticket that is given back when dropped, also when a driver panics.
@@ -282,7 +257,7 @@ impl ImportDisk {
         state.hold.discard(&range);
         let turn = self.enter(state, &range, Access::Write);
         let zeroed = self.put_zeros_counted(&range);
-        self.lock().settle(&turn, &range, zeroed.is_ok());
+        self.lock().settle(turn.failed_flushes, &range, zeroed.is_ok());
         zeroed
     }
 
@@ -429,7 +404,7 @@ impl ImportDisk {
             let place = offset + run.range.start as u64..offset + run.range.end as u64;
             if run.zero { self.put_zeros_counted(&place) } else { self.put_data(&data[run.range], &place) }
         });
-        self.lock().settle(turn, &range, result.is_ok());
+        self.lock().settle(turn.failed_flushes, &range, result.is_ok());
         result
     }
 
@@ -535,74 +510,10 @@ impl ImportDisk {
         let gaps: Vec<_> = self.lock().received.gaps(0..self.size).collect();
         for gap in gaps {
             let zeroed = self.put_zeros(&gap);
-            self.lock().settle(&turn, &gap, zeroed.is_ok());
+            self.lock().settle(turn.failed_flushes, &gap, zeroed.is_ok());
             zeroed?;
         }
         drop(turn);
         Ok(())
-    }
-}
-
-impl State {
-    /// A write reaches so far.
-    fn reach(&mut self, end: u64) {
-        self.end_of_file = self.end_of_file.max(end);
-    }
-
-    /// A range is as the client wants it, or may be anything: then all of it must come again, because of the parts that
-    /// may have gone through none is known to have. A flush that failed meanwhile may have dropped it.
-    fn settle(&mut self, turn: &Turn<'_>, range: &Range<u64>, done: bool) {
-        self.dirty = true;
-        if done && turn.failed_flushes == self.failed_flushes {
-            self.received.insert(range.clone());
-            self.lost.remove(range.clone());
-        } else {
-            self.lose(range);
-        }
-    }
-
-    /// A range must come again, and counts as written until it has.
-    fn lose(&mut self, range: &Range<u64>) {
-        self.dirty = true;
-        self.received.remove(range.clone());
-        self.written.insert(range.clone());
-        self.lost.insert(range.clone());
-    }
-
-    /// The driver could not make durable what went to it since the last flush, and may have dropped it: Linux reports a
-    /// failed write-back once and then calls the pages clean, so that the next flush would succeed without them.
-    fn fail_flush(&mut self, flushing: &ExtentMap) {
-        self.failed_flushes += 1;
-        let since = std::mem::replace(&mut self.unflushed, ExtentMap::new(Rounding::Outward));
-        for range in flushing.to_ranges().iter().chain(&since.to_ranges()) {
-            self.lose(range);
-        }
-    }
-
-    /// The failure to write held data, told once.
-    fn report_late(&mut self) -> Result<(), DiskError> {
-        self.late.take().map_or(Ok(()), |(kind, message)| Err(DiskError::Late { kind, message }))
-    }
-
-    fn note_incoming(&mut self, bytes: u64) {
-        let now = Instant::now();
-        self.statistics.note_incoming(bytes, now);
-        self.recent.note(bytes, now);
-    }
-
-    fn note_outgoing(&mut self, bytes: u64) {
-        self.statistics.note_outgoing(bytes);
-        self.last_outgoing = Instant::now();
-    }
-
-    fn map(&self, epoch: u64) -> DiskMap {
-        DiskMap {
-            epoch,
-            received: self.received.to_ranges(),
-            written: self.written.to_ranges(),
-            lost: self.lost.to_ranges(),
-            end_of_file: self.end_of_file,
-            declared_end: self.declared_end,
-        }
     }
 }

@@ -1,41 +1,16 @@
 //! Requests that several tests send, each by one call.
 
 use smb_proto::fscc::set;
-use smb_proto::msg::{FileId, ioctl, query_info, read, set_info, write};
+use smb_proto::msg::{FileId, ioctl, query_info, read, set_info};
 use smb_proto::utf16::{self, Utf16};
 use smb_proto::{Command, Status};
 
 use super::{Client, Message};
 
 impl Client {
-    /// Writes `data` at `offset`.
-    pub fn put(&mut self, file_id: FileId, offset: u64, data: &[u8]) -> Status {
-        let request = write::Request {
-            offset,
-            file_id,
-            channel: 0,
-            remaining_bytes: 0,
-            flags: 0,
-            data_offset: 0,
-            data,
-            channel_info: &[],
-        };
-        self.request(Command::WRITE, |out| request.encode(out)).status()
-    }
-
     /// Reads up to 64 KiB from the beginning.
     pub fn get(&mut self, file_id: FileId) -> Vec<u8> {
-        let request = read::Request {
-            padding: 0,
-            flags: 0,
-            length: 65_536,
-            offset: 0,
-            file_id,
-            minimum_count: 0,
-            channel: 0,
-            remaining_bytes: 0,
-            channel_info: &[],
-        };
+        let request = read::Request::new(file_id, 0, 65_536);
         let answer = self.request(Command::READ, |out| request.encode(out));
         match answer.status() {
             Status::SUCCESS => read::Response::decode(&answer.0).unwrap().data.to_vec(),

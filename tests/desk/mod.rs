@@ -270,16 +270,7 @@ impl Client {
     }
 
     pub fn write(&mut self, file_id: FileId, offset: u64, data: &[u8]) -> Status {
-        let request = write::Request {
-            offset,
-            file_id,
-            channel: 0,
-            remaining_bytes: 0,
-            channel_info: &[],
-            flags: 0,
-            data_offset: 0,
-            data,
-        };
+        let request = write::Request::new(file_id, offset, data);
         self.request(Command::WRITE, |out| request.encode(out)).status()
     }
 

@@ -39,6 +39,21 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// A READ as it usually comes: no channel, no flags, whatever there is.
+    pub fn new(file_id: FileId, offset: u64, length: u32) -> Self {
+        Self {
+            padding: 0,
+            flags: 0,
+            length,
+            offset,
+            file_id,
+            minimum_count: 0,
+            channel: 0,
+            remaining_bytes: 0,
+            channel_info: &[],
+        }
+    }
+
     /// Decodes the message.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
         let mut r = body(message, 49, "READ request")?;

@@ -31,6 +31,20 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// A WRITE as it usually comes: no channel, no flags, nothing announced behind it.
+    pub fn new(file_id: FileId, offset: u64, data: &'a [u8]) -> Self {
+        Self {
+            offset,
+            file_id,
+            channel: 0,
+            remaining_bytes: 0,
+            flags: 0,
+            data_offset: 0,
+            data,
+            channel_info: &[],
+        }
+    }
+
     /// Decodes the message. An empty payload may have any DataOffset, and the fields of a channel count only with one:
     /// real clients leave both unset.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {

@@ -233,16 +233,7 @@ impl<L: Link> Peer<L> {
 
     /// A WRITE.
     pub fn write_draft(&mut self, file_id: FileId, offset: u64, data: &[u8]) -> Draft {
-        let request = write::Request {
-            offset,
-            file_id,
-            channel: 0,
-            remaining_bytes: 0,
-            flags: 0,
-            data_offset: 0,
-            data,
-            channel_info: &[],
-        };
+        let request = write::Request::new(file_id, offset, data);
         self.client.draft(Command::WRITE, data.len() as u32, |out| request.encode(out))
     }
 
@@ -254,17 +245,7 @@ impl<L: Link> Peer<L> {
 
     /// A READ.
     pub fn read_draft(&mut self, file_id: FileId, offset: u64, length: u32) -> Draft {
-        let request = read::Request {
-            padding: 0,
-            flags: 0,
-            length,
-            offset,
-            file_id,
-            minimum_count: 0,
-            channel: 0,
-            remaining_bytes: 0,
-            channel_info: &[],
-        };
+        let request = read::Request::new(file_id, offset, length);
         self.client.draft(Command::READ, length, |out| request.encode(out))
     }
 
