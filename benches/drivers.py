@@ -121,7 +121,31 @@ def directory(tool, image, name, work, runs):
     row(f"directory, {name}, cp --sparse=always", size, ours, theirs)
 
 
-BENCHES = {"stream-optimized": stream_optimized, "nbd": nbd, "directory": directory}
+def device(tool, image, name, work, runs):
+    """hotadd's write path into a loop device, a plain file where there is none, beside dd with O_DIRECT that leaves zeros out, too."""
+    size, backing = os.path.getsize(image), work / "device.img"
+    sides = ([], [])
+    commands = ((tool, "device", image), ("dd", f"if={image}", "bs=1M", "oflag=direct", "conv=sparse,notrunc,fsync", "status=none"))
+    where = "loop"
+    for _ in range(runs):
+        for side, command in zip(sides, commands):
+            with open(backing, "wb") as f:
+                f.truncate(size)
+            made = subprocess.run(["losetup", "-f", "--show", backing], capture_output=True, text=True)
+            path = made.stdout.strip() if made.returncode == 0 else str(backing)
+            where = "loop" if made.returncode == 0 else "file"
+            try:
+                side.append(Run((*command, f"of={path}" if command[0] == "dd" else path)))
+            finally:
+                if made.returncode == 0:
+                    subprocess.run(["losetup", "-d", path], check=True)
+            if not filecmp.cmp(image, backing, shallow=False):
+                sys.exit(f"{command}: the device differs")
+            backing.unlink()
+    row(f"hotadd's device ({where}), {name}, dd oflag=direct conv=sparse", size, *sides)
+
+
+BENCHES = {"stream-optimized": stream_optimized, "nbd": nbd, "directory": directory, "device": device}
 
 
 def main():

@@ -3,6 +3,7 @@
 //!     drivers stream-optimized IMAGE OUT.vmdk [LEVEL [THREADS]]
 //!     drivers nbd IMAGE URI [CONNECTIONS [RETRY_SECONDS]]
 //!     drivers directory IMAGE OUT-flat.vmdk
+//!     drivers device IMAGE DEVICE               (hotadd's write path; the device reads as zeros and has the image's size)
 
 use std::fs::File;
 use std::io;
@@ -13,7 +14,9 @@ use std::time::Duration;
 
 use importfs::datastore::nbd::{ClientOptions, NbdOptions};
 use importfs::datastore::stream_optimized::{Description, Options, StreamOptimized};
-use importfs::datastore::{Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning};
+use importfs::datastore::{
+    Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning, block_device,
+};
 use importfs::disk::{self, Completion, ImportDisk};
 use rustix::fs::SeekFrom;
 
@@ -24,6 +27,7 @@ fn main() -> io::Result<()> {
         ["stream-optimized", image, output, options @ ..] => stream_optimized(image, output, options),
         ["nbd", image, uri, options @ ..] => nbd(image, uri, options),
         ["directory", image, output] => directory(image, output),
+        ["device", image, path] => device(image, path),
         _ => Err(invalid("usage: see the first lines of examples/drivers.rs")),
     }
 }
@@ -124,18 +128,29 @@ fn directory(image: &str, output: &str) -> io::Result<()> {
     restore(image, &DirectoryDatastore::open(directory)?, "", name)
 }
 
-/// Writes an image through everything between a client and the driver: zero skipping, extent maps, ordering.
+fn device(image: &str, path: &str) -> io::Result<()> {
+    let image = open(image)?;
+    let made = block_device::open(Path::new(path), image.disk.size(), Provisioning::Thin, true)?;
+    write(&image, made, true)
+}
+
 fn restore(image: &str, store: &dyn Datastore, directory: &str, extent: &str) -> io::Result<()> {
-    let Image { disk: source, allocated } = open(image)?;
+    let image = open(image)?;
     let spec = DiskSpec {
         directory: directory.to_owned(),
         extent: extent.to_owned(),
         descriptor: String::new(),
-        size: source.size(),
+        size: image.disk.size(),
         provisioning: Provisioning::Thin,
     };
     let made = store.create_disk(&spec)?;
     let fresh_reads_zero = store.capabilities().fresh_reads_zero || made.fresh_reads_zero();
+    write(&image, made, fresh_reads_zero)
+}
+
+/// Writes an image through everything between a client and the driver: zero skipping, extent maps, ordering.
+fn write(image: &Image, made: Box<dyn Disk>, fresh_reads_zero: bool) -> io::Result<()> {
+    let Image { disk: source, allocated } = image;
     let disk = ImportDisk::new(made, disk::Options { fresh_reads_zero, ..disk::Options::default() });
     let failed = |error: disk::DiskError| io::Error::other(error.to_string());
     disk.set_size(source.size()).map_err(failed)?;

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -20,6 +21,8 @@ use super::{Disk, Provisioning};
 const BUFFER_ALIGNMENT: usize = 4096;
 /// Bytes copied into an aligned buffer at a time.
 const PIECE: usize = 1024 * 1024;
+/// Buffers that a device keeps: one for each of the requests that a client has under way at once.
+const BUFFERS_MAX: usize = 8;
 /// Block of a stand-in that is a plain file: that of the file systems which tests run on.
 const FILE_BLOCK: u64 = 4096;
 /// SCSI devices looked at: a virtual machine has at most 4 controllers of 64 disks.
@@ -146,7 +149,8 @@ pub fn open(path: &Path, size: u64, provisioning: Provisioning, fresh: bool) -> 
         return Err(named(io::Error::new(io::ErrorKind::InvalidData, told)));
     }
     let thin = provisioning == Provisioning::Thin;
-    Ok(Box::new(Aligned::new(Box::new(BlockDevice { file, size, thin, fresh }), block.min(FILE_BLOCK))?))
+    let device = BlockDevice { file, size, thin, fresh, buffers: Mutex::default() };
+    Ok(Box::new(Aligned::new(Box::new(device), block.min(FILE_BLOCK))?))
 }
 
 /// A device; ranges are whole blocks.
@@ -155,6 +159,8 @@ struct BlockDevice {
     size: u64,
     thin: bool,
     fresh: bool,
+    /// Buffers that are not in use: making one costs as much as writing it.
+    buffers: Mutex<Vec<Buffer>>,
 }
 
 /// A buffer of which `PIECE` bytes begin at an aligned address.
@@ -175,6 +181,19 @@ impl Buffer {
     }
 }
 
+impl BlockDevice {
+    fn buffer(&self) -> Buffer {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_else(Buffer::new)
+    }
+
+    fn give_back(&self, buffer: Buffer) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(buffer);
+        }
+    }
+}
+
 fn is_aligned(data: &[u8]) -> bool {
     data.as_ptr().align_offset(BUFFER_ALIGNMENT) == 0
 }
@@ -188,12 +207,13 @@ impl Disk for BlockDevice {
         if is_aligned(buffer) {
             return self.file.read_exact_at(buffer, offset);
         }
-        let mut aligned = Buffer::new();
+        let mut aligned = self.buffer();
         for (piece, at) in buffer.chunks_mut(PIECE).zip((offset..).step_by(PIECE)) {
             let part = aligned.part(piece.len());
             self.file.read_exact_at(part, at)?;
             piece.copy_from_slice(part);
         }
+        self.give_back(aligned);
         Ok(())
     }
 
@@ -201,12 +221,13 @@ impl Disk for BlockDevice {
         if is_aligned(data) {
             return self.file.write_all_at(data, offset);
         }
-        let mut aligned = Buffer::new();
+        let mut aligned = self.buffer();
         for (piece, at) in data.chunks(PIECE).zip((offset..).step_by(PIECE)) {
             let part = aligned.part(piece.len());
             part.copy_from_slice(piece);
             self.file.write_all_at(part, at)?;
         }
+        self.give_back(aligned);
         Ok(())
     }
 
