@@ -50,6 +50,11 @@ def cfg(name, **more):
     return check_vsphere.cfg(name, hostsystem="", **{"vmdk.0.size": SIZE, "vmdk.0.type": "thin", **more})
 
 
+def words(text):
+    """A table without the width of its columns."""
+    return " ".join(text.split())
+
+
 class Session(check_vsphere.Session):
     def extent(self, image="disk.img", name=None):
         return self.do(f"cd {self.name}; put {image} {name or self.name + '-flat.vmdk'}")
@@ -233,7 +238,7 @@ def detaching(l):
     lab.check("NT_STATUS" not in put.stdout and "can't be detached from the appliance" in log, f"once: told in import.log {log[-300:]!r}")
     lab.check(len(l.attached()) == 1 and len(l.ledger()) == 1, "once: it is attached still, and written down")
     listed = l.server.run("orphans", "list")
-    lab.check("attached  attachment [ds1] once/once.vmdk" in listed.stdout, f"once: orphans list shows it {listed.stdout!r}")
+    lab.check("attached attachment [ds1] once/once.vmdk" in words(listed.stdout), f"once: orphans list shows it {listed.stdout!r}")
     l.finish(session)
     session = l.begin("twice")
     l.sim.rule("ReconfigVM_Task", "task-fault", Fault="InvalidState", Skip=1, Times=2)
@@ -251,7 +256,7 @@ def detaching(l):
     session.do("deltree gone")
     l.clean("gone")
     listed = l.server.run("orphans", "list")
-    lab.check("there     extent    [ds1] gone/gone.vmdk" in listed.stdout,
+    lab.check("there extent [ds1] gone/gone.vmdk" in words(listed.stdout),
               f"gone: its disk is known again {listed.stdout!r}")
     l.server.run("orphans", "clean", "--yes")
     lab.check(not (l.store / "gone" / "gone.vmdk").exists(), "gone: and orphans clean removes it")
@@ -270,7 +275,7 @@ def killed(l):
     thread.join()
     lab.check(len(l.attached()) == 1 and len(l.ledger()) == 1, "killed: the disk is attached and written down")
     listed = l.server.run("orphans", "list")
-    lab.check("attachment [ds1] killed/killed.vmdk" in listed.stdout, f"killed: orphans list shows it {listed.stdout!r}")
+    lab.check("attached attachment [ds1] killed/killed.vmdk" in words(listed.stdout), f"killed: orphans list shows it {listed.stdout!r}")
     l.server.start()
     l.clean("killed, started again")
     put = session.extent("big.img")
@@ -291,6 +296,41 @@ def killed(l):
     put = session.extent()
     lab.check("NT_STATUS" not in put.stdout, f"early: copied again {put.stdout[-200:]!r}")
     l.finish(session)
+
+
+def snapshot(l):
+    """on-conflict = "snapshot": into the disks that a machine has since a snapshot; what it was before stays."""
+    session = l.begin("snap")
+    session.extent()
+    l.finish(session)
+    l.sim.disk("snap", "[ds1] snap/snap.vmdk")
+    own = (l.store / "snap" / "snap.vmx").read_bytes()
+    new = bytearray(l.image)
+    new[:MIB] = os.urandom(MIB)
+    new[2 * MIB:3 * MIB] = bytes(MIB)
+    (l.source / "newer.img").write_bytes(new)
+    l.sim.reset()
+    again = Session(l.server, l.source, "again")
+    (l.source / "again.cfg").write_text(cfg("snap", on_conflict="snapshot"))
+    again.do("mkdir again")
+    again.do("cd again; put again.cfg")
+    lab.check(again.errors() == "", f"snapshot: accepted {again.errors()!r}")
+    put = again.do("cd again; put newer.img snap-flat.vmdk")
+    lab.check("NT_STATUS" not in put.stdout, f"snapshot: extent {put.stdout[-200:]!r}")
+    (l.source / "snap.vmx").write_text(check_vsphere.vmx("snap"))
+    put = again.do("cd again; put snap.vmx")
+    log = again.read("import.log")
+    lab.check("NT_STATUS" not in put.stdout and "revert to that" in log and "keeps the VMX that it has" in log, f"snapshot: done {put.stdout[-200:]!r}")
+    l.clean("snapshot")
+    lab.check((l.store / "snap" / "snap-000001-flat.vmdk").read_bytes() == new, "snapshot: its disk is what came, zeros over data too")
+    lab.check((l.store / "snap" / "snap-flat.vmdk").read_bytes() == l.image, "snapshot: what is below it stays")
+    lab.check((l.store / "snap" / "snap.vmx").read_bytes() == own, "snapshot: the VMX stays")
+    calls = l.sim.state()["calls"]
+    lab.check(calls.get("CreateSnapshot_Task") == 1 and "RegisterVM_Task" not in calls, f"snapshot: one, and nothing registered {calls.get('CreateSnapshot_Task')}")
+    # Where a driver can't, and where the machine runs.
+    other = Session(l.server, l.source, "mounted")
+    other.cfg(cfg("mounted", dsname="plain", on_conflict="snapshot", **{"vmdk.0.dsname": "plain"}))
+    lab.check("on-conflict: \"snapshot\" is not to be had on [plain]: only hotadd writes" in other.errors(), f"snapshot: which drivers can {other.errors()!r}")
 
 
 def preflight(l):
@@ -326,7 +366,7 @@ def preflight(l):
 def main():
     lab.need("smbclient")
     l = Lab(lab.workdir("hotadd"))
-    for part in (whole, requests, differential, failures, detaching, killed, preflight):
+    for part in (whole, requests, differential, failures, detaching, killed, snapshot, preflight):
         l.sim.reset()
         print(f"--- {part.__name__}", flush=True)
         part(l)

@@ -79,6 +79,10 @@ class Vcsim:
     def change(self, **what):
         self._post("/change", what)
 
+    def disk(self, vm, file):
+        """Gives a registered virtual machine a disk of its VMX, which the simulator does not read."""
+        self._post("/disk", {"VM": vm, "File": file})
+
     def expire(self):
         """Ends every session, as a restart of the server does."""
         self._post("/expire")

@@ -171,6 +171,17 @@ pub struct InventoryError {
     pub transient: bool,
 }
 
+/// A disk of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineDisk {
+    /// The descriptor that it writes to.
+    pub current: StoreFile,
+    /// The descriptor that all of its snapshots are on top of; the same as `current` where it has none.
+    pub base: StoreFile,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// A hypervisor with an inventory.
 pub trait Inventory: Send + Sync {
     /// Looks for all that is in the way of an import. Changes nothing.
@@ -201,6 +212,10 @@ pub trait Inventory: Send + Sync {
         datacenter: &str,
         directories: &[StoreFile],
     ) -> Result<Vec<Machine>, InventoryError>;
+    /// The disks of a virtual machine.
+    fn disks(&self, machine: &Machine) -> Result<Vec<MachineDisk>, InventoryError>;
+    /// Makes a snapshot of a virtual machine that does not run. `false`: the one that it goes on from has that name already.
+    fn snapshot(&self, machine: &Machine, name: &str, description: &str) -> Result<bool, InventoryError>;
     /// Takes a virtual machine out of the inventory; its files stay. It must not run. One that is gone is a success.
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError>;
     /// Puts a virtual machine back into the inventory as it was before [`Inventory::unregister`].

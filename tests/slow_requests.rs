@@ -11,8 +11,8 @@ use std::time::Duration;
 use desk::import::begin;
 use desk::{Client, Desk, Message, NOW, Open, Part, part, split};
 use importfs::inventory::{
-    Checked, Identities, Inventory, InventoryError, Machine, Place, Registered, Registration, StoreFile,
-    Wanted,
+    Checked, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Registered, Registration,
+    StoreFile, Wanted,
 };
 use importfs::smb::dispatch;
 use smb_proto::msg::{FileId, close, echo};
@@ -52,6 +52,12 @@ impl Inventory for Slow {
     }
     fn machines_in(&self, _: &str, _: &[StoreFile]) -> Result<Vec<Machine>, InventoryError> {
         Ok(Vec::new())
+    }
+    fn disks(&self, _: &Machine) -> Result<Vec<MachineDisk>, InventoryError> {
+        unreachable!("it has no virtual machines")
+    }
+    fn snapshot(&self, _: &Machine, _: &str, _: &str) -> Result<bool, InventoryError> {
+        unreachable!("it has no virtual machines")
     }
     fn unregister(&self, _: &Machine) -> Result<(), InventoryError> {
         unreachable!("it has no virtual machines")

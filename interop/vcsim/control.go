@@ -101,6 +101,14 @@ func (l *lab) control() http.Handler {
 			delete(l.cookies, cookie)
 		}
 	})
+	mux.HandleFunc("/disk", func(w http.ResponseWriter, r *http.Request) {
+		var made struct{ VM, File string }
+		if read(w, r, &made) {
+			if err := l.addDisk(made.VM, made.File); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+			}
+		}
+	})
 	mux.HandleFunc("/change", func(w http.ResponseWriter, r *http.Request) {
 		var made change
 		if read(w, r, &made) {

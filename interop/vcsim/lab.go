@@ -293,6 +293,9 @@ func (l *lab) pass(method string, r *http.Request, body []byte) *httptest.Respon
 		}
 	}
 	answer := l.replay(r, body)
+	if method == "CreateSnapshot_Task" {
+		l.snapshotMade(body)
+	}
 	if method == "ReconfigVM_Task" && l.guest != nil {
 		l.guest.changed()
 	}

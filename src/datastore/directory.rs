@@ -76,6 +76,7 @@ impl Datastore for DirectoryDatastore {
             punch: true,
             resumable: true,
             makes_descriptor: false,
+            existing_disks: false,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }

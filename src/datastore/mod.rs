@@ -50,6 +50,8 @@ pub struct Capabilities {
     pub resumable: bool,
     /// [`Datastore::create_disk`] makes the disk's descriptor, too: nobody else writes one.
     pub makes_descriptor: bool,
+    /// [`Datastore::open_disk`] takes disks that others made, too: those that a virtual machine has since a snapshot.
+    pub existing_disks: bool,
     /// Disks that may be written at the same time.
     pub max_parallel_disks: usize,
 }

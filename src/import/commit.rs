@@ -130,6 +130,8 @@ impl Session {
                     return Err(examined.problems);
                 }
                 None if receiving.has_data() => return Err(examined.problems),
+                // A virtual machine's directories stay its own.
+                _ if receiving.plan.into_snapshot() => {}
                 _ => {
                     own.extend(receiving.plan.places().map(|p| (p.datastore.clone(), p.directory.clone())));
                 }
@@ -140,12 +142,15 @@ impl Session {
         };
         self.sweep(inner, &examined)
             .map_err(|error| vec![examined.problem("directory", error.to_string())])?;
-        let Resolved { plan, redirects, rooms, notes } = examined.resolve(ours)?;
-        let internal = |error: String| vec![plan.asked.problem("", error)];
-        self.give_back(inner).map_err(|error| internal(error.to_string()))?;
+        let Resolved { mut plan, redirects, rooms, notes, into } = examined.resolve(ours)?;
+        let internal = |error: ImportError, plan: &Plan| vec![plan.asked.problem("", error.to_string())];
+        self.give_back(inner).map_err(|error| internal(error, &plan))?;
         self.reserve_stage(&plan).map_err(|problem| vec![problem])?;
+        if let Some(machine) = into {
+            plan = self.enter_snapshot(&plan, &machine)?;
+        }
         self.make_directories(inner, &plan)?;
-        self.record_plan(&plan).map_err(|error| internal(error.to_string()))?;
+        self.record_plan(&plan).map_err(|error| internal(error, &plan))?;
         self.log.line(&Event::SessionCreated(&self.display("")).to_string());
         for redirect in &redirects {
             let event = Event::RedirectingRecover { from: &redirect.from, to: &redirect.to };
@@ -194,8 +199,8 @@ impl Session {
     /// Makes each directory once, exclusively: nobody else's files may be in it. Those of an earlier CFG that could not be
     /// given back, because something small lies in them, are the session's own.
     fn make_directories(&self, inner: &mut Inner, plan: &Plan) -> Result<(), Vec<CfgProblem>> {
-        if self.is_staged(plan) {
-            return Ok(()); // They are made with the machine.
+        if self.is_staged(plan) || plan.into_snapshot() {
+            return Ok(()); // They are made with the machine, or are that of one that exists.
         }
         let mut places: Vec<_> = plan.places().filter(|place| !place.directory.is_empty()).collect();
         // One may lie in another, which must be made first.
@@ -257,7 +262,8 @@ impl Session {
             let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore);
             // One that is not empty stays, and stays in the ledger.
             // Where machines go as a whole, no directory is this session's.
-            let ours = |store: &dyn Datastore| store.capabilities().random_write;
+            let staged = |store: &dyn Datastore| !store.capabilities().random_write;
+            let ours = |store: &dyn Datastore| !staged(store) && !receiving.plan.into_snapshot();
             if store.is_ok_and(|store| ours(&*store) && store.remove_directory(&place.directory).is_ok()) {
                 gone.push(receiving.plan.key(&place.datastore, &place.directory));
             }
@@ -283,6 +289,11 @@ impl Session {
         };
         if self.is_staged(&receiving.plan) {
             return Ok(()); // Its hypervisor makes the machine.
+        }
+        if receiving.plan.into_snapshot() {
+            let note = format!("{name} is not carried over: the virtual machine keeps its own");
+            self.log.line(&Event::Note(&note).to_string());
+            return Ok(());
         }
         let place = receiving.plan.place.clone();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore)?;

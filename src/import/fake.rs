@@ -5,8 +5,8 @@
 use std::sync::Mutex;
 
 use crate::inventory::{
-    Checked, Identities, Inventory, InventoryError, Machine, Place, Problem, Registered, Registration,
-    StoreFile, Wanted,
+    Checked, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Problem, Registered,
+    Registration, StoreFile, Wanted,
 };
 
 #[derive(Default)]
@@ -28,6 +28,10 @@ pub(super) struct Fake {
     pub(super) wanted: Mutex<Vec<Wanted>>,
     pub(super) registered: Mutex<Vec<Registration>>,
     pub(super) machines: Mutex<Vec<Machine>>,
+    /// Of whatever machine is asked about.
+    pub(super) disks: Mutex<Vec<MachineDisk>>,
+    /// Names of the snapshots that were made.
+    pub(super) snapshots: Mutex<Vec<String>>,
 }
 
 pub(super) fn machine(id: &str, name: &str, vmx: (&str, &str)) -> Machine {
@@ -124,6 +128,24 @@ impl Inventory for Fake {
         let machines = self.machines.lock().unwrap();
         let near = |machine: &&Machine| directories.iter().any(|directory| machine.uses(directory));
         Ok(machines.iter().filter(near).cloned().collect())
+    }
+
+    fn disks(&self, machine: &Machine) -> Result<Vec<MachineDisk>, InventoryError> {
+        assert!(self.machines.lock().unwrap().contains(machine));
+        Ok(self.disks.lock().unwrap().clone())
+    }
+
+    fn snapshot(&self, _: &Machine, name: &str, _: &str) -> Result<bool, InventoryError> {
+        self.fails()?;
+        let mut snapshots = self.snapshots.lock().unwrap();
+        if snapshots.last().is_some_and(|last| last == name) {
+            return Ok(false);
+        }
+        snapshots.push(name.to_owned());
+        for disk in self.disks.lock().unwrap().iter_mut() {
+            disk.current.path = disk.base.path.replace(".vmdk", &format!("-{:06}.vmdk", snapshots.len()));
+        }
+        Ok(true)
     }
 
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError> {

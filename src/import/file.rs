@@ -13,6 +13,7 @@ use super::formats::names::Kind;
 use super::info::{Info, Times};
 use super::session::{Content, FILES_MAX, Inner, SMALL_MAX, Session, digest, fold_name};
 use super::state::{Stage, State};
+use crate::datastore::Disk;
 use crate::disk::{Completion, ImportDisk, Statistics};
 use crate::journal::{ObjectKind, Record};
 use crate::pancbt;
@@ -163,6 +164,10 @@ impl Session {
             return self.make_staged(inner, number);
         }
         let shown = format!("{} => [{}] {path}", self.display(&plan.extent), plan.place.datastore);
+        if slot.existing {
+            let disk = datastore.open_disk(&plan.spec()).map_err(ImportError::io(&shown))?;
+            return self.begin_disk(inner, number, path, disk, false);
+        }
         if inner.ledger.contains(&key) && datastore.exists(&path).map_err(ImportError::io(&shown))? {
             // A crash came between making it and recording that: ours, and nothing was written yet.
             datastore.remove_disk(&path).map_err(ImportError::io(&shown))?;
@@ -174,20 +179,36 @@ impl Session {
                 self.strike(inner, &key)?;
                 return Err(ImportError::io(&shown)(error));
             }
+            // Known to have left nothing: a driver whose disks all have a descriptor knows it.
+            Err(error)
+                if datastore.capabilities().makes_descriptor
+                    && matches!(datastore.exists(&path), Ok(false)) =>
+            {
+                self.strike(inner, &key)?;
+                return Err(ImportError::io(&shown)(error));
+            }
             made => made.map_err(ImportError::io(&shown))?,
         };
         self.note_identity(&*datastore, &key)?;
-        let created =
-            Record::DiskCreated { disk: number as u32, datastore: plan.place.datastore.clone(), path };
-        self.record(&created)?;
         let fresh = datastore.capabilities().fresh_reads_zero || disk.fresh_reads_zero();
-        let disk = Arc::new(ImportDisk::new(disk, self.disk_options(number, fresh)));
-        if let State::Receiving(receiving) = &mut inner.state
-            && let Some(slot) = receiving.disks.get_mut(number)
-        {
-            slot.disk = Some(disk);
-            slot.stage = Stage::Receiving;
-        }
+        self.begin_disk(inner, number, path, disk, fresh)
+    }
+
+    /// A disk is there and takes data from here on.
+    fn begin_disk(
+        &self,
+        inner: &mut Inner,
+        number: usize,
+        path: String,
+        disk: Box<dyn Disk>,
+        fresh_reads_zero: bool,
+    ) -> Result<(), ImportError> {
+        let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
+        let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
+        let datastore = slot.plan.place.datastore.clone();
+        self.record(&Record::DiskCreated { disk: number as u32, datastore, path })?;
+        slot.disk = Some(Arc::new(ImportDisk::new(disk, self.disk_options(number, fresh_reads_zero))));
+        slot.stage = Stage::Receiving;
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
+//! - [`into_snapshot`]: restores into a snapshot of a virtual machine that exists
 //! - [`staging`]: disks that wait until their machine is complete; [`release`]: disks that nobody writes for now
 //! - [`moves`]: directories that are renamed; [`names`]: deleting and renaming files; [`news`]: what is told of the
 //!   service's own files; [`patience`]: how long a client is held; [`formats`]: the texts; [`log`]: import.log
@@ -24,6 +25,7 @@ mod flow;
 pub mod formats;
 pub mod hypervisor;
 pub mod info;
+mod into_snapshot;
 mod log;
 mod merge;
 mod moves;

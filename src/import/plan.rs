@@ -107,7 +107,8 @@ impl Plan {
             target_extent: disk.target_extent(),
             place: place(number + 1, &disk.datastore, &disk.directory),
             size: disk.size,
-            thin: disk.provisioning == Provisioning::Thin,
+            // What a snapshot's disk gives back might show what is below it.
+            thin: disk.provisioning == Provisioning::Thin && taken.on_conflict != OnConflict::Snapshot,
         });
         Self {
             hypervisor: hypervisor.to_owned(),
@@ -129,7 +130,17 @@ impl Plan {
         }
         for (disk, before) in taken.disks.iter_mut().zip(&self.taken.disks) {
             disk.directory.clone_from(&before.directory);
+            if self.into_snapshot() {
+                disk.rename.clone_from(&before.rename);
+                disk.extent_rename.clone_from(&before.extent_rename);
+            }
         }
+        taken.on_conflict = match (asked.on_conflict, self.taken.on_conflict) {
+            (_, OnConflict::Snapshot) => OnConflict::Snapshot,
+            // There was no virtual machine to make a snapshot of.
+            (OnConflict::Snapshot, before) => before,
+            (asked, _) => asked,
+        };
         let names: Vec<_> = self.places().map(|place| place.datastore.clone()).collect();
         Self::new(&self.hypervisor, asked, taken, &names)
     }
@@ -155,6 +166,12 @@ impl Plan {
             datastore: datastore.to_owned(),
             path: path.to_owned(),
         }
+    }
+
+    /// Whether it leads into a snapshot of a virtual machine that exists: its directories and disks are none of the session's.
+    #[must_use]
+    pub fn into_snapshot(&self) -> bool {
+        self.taken.on_conflict == OnConflict::Snapshot
     }
 
     /// Every place, the VMX's first.

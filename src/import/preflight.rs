@@ -10,9 +10,10 @@ use super::formats::cfg::{self, Cfg, CfgProblem, Draft, OnConflict};
 use super::formats::cfg_check::duplicate_destinations;
 use super::formats::conflict::{self, Redirect};
 use super::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use super::into_snapshot;
 use super::plan::Plan;
 use crate::datastore::Space;
-use crate::inventory::{Checked, Inventory, Problem, Store, Wanted};
+use crate::inventory::{Checked, Inventory, Machine, Problem, Store, Wanted};
 use crate::journal::LedgerKey;
 
 /// A CFG that was read, against the configuration but not yet against what lies on the datastores.
@@ -68,6 +69,8 @@ pub struct Resolved {
     pub rooms: Vec<Room>,
     /// What else is worth a line.
     pub notes: Vec<String>,
+    /// The virtual machine into whose next snapshot it goes.
+    pub into: Option<Machine>,
 }
 
 /// Reads a CFG and looks up what it names, in the hypervisor's inventory too: that may take long. `on_conflict` is what a
@@ -213,6 +216,18 @@ impl Examined<'_> {
             };
             self.problems.push(self.draft.problem(key, message));
         }
+        if self.draft.on_conflict == OnConflict::Snapshot {
+            let stores = self.draft.places.iter().filter_map(|place| place.datastore.as_deref());
+            let mut entries = stores.filter_map(|dsname| self.entry_of(hypervisor, dsname));
+            if let Some(entry) = entries.find(|entry| !entry.store.capabilities().existing_disks) {
+                let message = format!(
+                    "\"snapshot\" is not to be had on [{}]: {}; use \"stop\" or \"rename\", or another writer of that datastore",
+                    entry.name,
+                    into_snapshot::DRIVERS
+                );
+                self.problems.push(self.draft.problem("on-conflict", message));
+            }
+        }
         // The same clash within one spelling is the file's own error already.
         let identity =
             |dsname: &str| self.entry_of(hypervisor, dsname).map_or(dsname, |d| &d.name).to_owned();
@@ -264,7 +279,27 @@ impl Examined<'_> {
             cfg::sort(&mut self.problems);
             return Err(self.problems);
         };
+        let names: Vec<_> = std::iter::once(&asked.datastore)
+            .chain(asked.disks.iter().map(|disk| &disk.datastore))
+            .map(|dsname| entry_of(dsname).map_or(dsname, |d| &d.name).clone())
+            .collect();
+        let mut into = None;
         let (mut taken, mut redirects) = match asked.on_conflict {
+            OnConflict::Snapshot => {
+                let mut taken = asked.clone();
+                into = into_snapshot::target(hypervisor, &asked, &names)?;
+                if into.is_none() {
+                    let stopped = conflict::stopped(&self.draft, exists);
+                    if !stopped.is_empty() {
+                        return Err(stopped);
+                    }
+                    let vmx = format!("[{}] {}/{}", names[0], asked.directory, asked.target_vmx());
+                    let note = format!("there is no virtual machine with {vmx}: it is restored as a new one");
+                    self.found.notes.push(note);
+                    taken.on_conflict = OnConflict::Stop;
+                }
+                (taken, Vec::new())
+            }
             OnConflict::Stop => (asked.clone(), Vec::new()),
             OnConflict::Rename => {
                 let identity = |dsname: &str| entry_of(dsname).map_or(dsname, |d| &d.name).to_owned();
@@ -283,13 +318,9 @@ impl Examined<'_> {
                 taken.vm_name = taken_name;
             }
         }
-        let names: Vec<_> = std::iter::once(&asked.datastore)
-            .chain(asked.disks.iter().map(|disk| &disk.datastore))
-            .map(|dsname| entry_of(dsname).map_or(dsname, |d| &d.name).clone())
-            .collect();
         let plan = Plan::new(&hypervisor.name, asked, taken, &names);
         let rooms = rooms(&plan, hypervisor)?;
-        Ok(Resolved { plan, redirects, rooms, notes: self.found.notes })
+        Ok(Resolved { plan, redirects, rooms, notes: self.found.notes, into })
     }
 }
 
@@ -299,7 +330,8 @@ fn rooms(plan: &Plan, hypervisor: &Hypervisor) -> Result<Vec<Room>, Vec<CfgProbl
     needs.entry(&plan.place.datastore).or_default();
     for (number, disk) in plan.disks.iter().enumerate() {
         let need = needs.entry(&disk.place.datastore).or_default();
-        let sum = if disk.thin { &mut need.1 } else { &mut need.0 };
+        // What a snapshot's disk takes grows with it.
+        let sum = if disk.thin || plan.into_snapshot() { &mut need.1 } else { &mut need.0 };
         *sum = sum.saturating_add(disk.size);
         need.2 = number;
     }

@@ -90,6 +90,12 @@ impl Session {
             return self.push(plan, &vmx.to_bytes(), &*store);
         }
         self.release_disks()?;
+        if plan.into_snapshot() {
+            let note =
+                format!("{path}: the virtual machine keeps the VMX that it has; its disks are restored");
+            self.log.line(&Event::Note(&note).to_string());
+            return Ok(());
+        }
         let inventory = match self.shared.hypervisors.find(&plan.hypervisor) {
             Some(hypervisor) if plan.taken.register => hypervisor.inventory.clone(),
             _ => None,

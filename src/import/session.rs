@@ -284,6 +284,7 @@ impl Session {
         told: DiskHistory,
     ) {
         let Some(map) = told.map else { return };
+        let existing = slot.existing;
         let opened =
             self.shared.hypervisors.store(hypervisor, &slot.plan.place.datastore).and_then(|store| {
                 let opened = if store.capabilities().random_write {
@@ -295,6 +296,7 @@ impl Session {
                 let capabilities = store.capabilities();
                 let fresh =
                     capabilities.fresh_reads_zero || disk.fresh_reads_zero() || !capabilities.random_write;
+                let fresh = fresh && !existing;
                 Ok(ImportDisk::restore(disk, self.disk_options(number, fresh), &map))
             });
         match opened {

@@ -45,6 +45,8 @@ pub(super) enum Stage {
 /// One disk of a session.
 pub(super) struct DiskSlot {
     pub(super) plan: DiskPlan,
+    /// It is a disk of a virtual machine that exists, and holds what that wrote.
+    pub(super) existing: bool,
     pub(super) disk: Option<Arc<ImportDisk>>,
     /// Bytes on their way to it.
     pub(super) flow: Arc<Flow>,
@@ -65,9 +67,10 @@ pub(super) struct DiskSlot {
 }
 
 impl DiskSlot {
-    pub(super) fn new(plan: DiskPlan, bytes_in_flight: u64) -> Self {
+    pub(super) fn new(plan: DiskPlan, existing: bool, bytes_in_flight: u64) -> Self {
         Self {
             plan,
+            existing,
             disk: None,
             flow: Arc::new(Flow::new(bytes_in_flight)),
             stage: Stage::Absent,
@@ -148,7 +151,11 @@ impl State {
 
 impl Receiving {
     pub(super) fn new(plan: Plan, bytes_in_flight: u64) -> Self {
-        let disks = plan.disks.iter().map(|disk| DiskSlot::new(disk.clone(), bytes_in_flight)).collect();
+        let disks = plan
+            .disks
+            .iter()
+            .map(|disk| DiskSlot::new(disk.clone(), plan.into_snapshot(), bytes_in_flight))
+            .collect();
         Self { plan, disks, imported: None, pushing: false }
     }
 

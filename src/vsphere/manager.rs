@@ -7,10 +7,10 @@ use super::client::{Account, Client};
 use super::error::VsphereError;
 use super::inventory::Store;
 use super::tls::Trust;
-use super::{machines, preflight, register};
+use super::{machines, preflight, register, snapshots};
 use crate::inventory::{
-    Checked, Identities, Inventory, InventoryError, Machine, Place, Registered, Registration, StoreFile,
-    Wanted,
+    Checked, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Registered, Registration,
+    StoreFile, Wanted,
 };
 
 /// How often a host looks for a directory that was made behind its back, and the pause between: an NFS client may hold on to
@@ -109,6 +109,14 @@ impl Inventory for Manager {
     ) -> Result<Vec<Machine>, InventoryError> {
         let datacenter = self.client.datacenter(datacenter)?;
         Ok(machines::with_files_in(&self.client, &datacenter, directories)?)
+    }
+
+    fn disks(&self, machine: &Machine) -> Result<Vec<MachineDisk>, InventoryError> {
+        Ok(snapshots::disks(&self.client, machine)?)
+    }
+
+    fn snapshot(&self, machine: &Machine, name: &str, description: &str) -> Result<bool, InventoryError> {
+        Ok(snapshots::snapshot(&self.client, machine, name, description)?)
     }
 
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError> {

@@ -25,6 +25,7 @@ pub mod manager;
 pub mod preflight;
 pub mod property;
 pub mod register;
+pub mod snapshots;
 pub mod soap;
 pub mod spec;
 pub mod task;

@@ -103,6 +103,7 @@ impl Datastore for HotaddDatastore {
             punch: true,
             resumable: true,
             makes_descriptor: true,
+            existing_disks: true,
             max_parallel_disks: appliance::DISKS_MAX,
         }
     }

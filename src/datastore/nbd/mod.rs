@@ -133,6 +133,7 @@ impl Datastore for NbdDatastore {
             punch: true,
             resumable: true,
             makes_descriptor: false,
+            existing_disks: false,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }

@@ -27,6 +27,8 @@ pub enum OnConflict {
     Stop,
     /// Another directory, and another name of the VM, are taken.
     Rename,
+    /// The disks of the VM that exists are written, after a snapshot of it.
+    Snapshot,
 }
 
 impl OnConflict {
@@ -35,6 +37,7 @@ impl OnConflict {
         match self {
             Self::Stop => "stop",
             Self::Rename => "rename",
+            Self::Snapshot => "snapshot",
         }
     }
 
@@ -43,6 +46,7 @@ impl OnConflict {
         match self {
             Self::Stop => 0,
             Self::Rename => 1,
+            Self::Snapshot => 3,
         }
     }
 }

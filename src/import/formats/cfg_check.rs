@@ -314,13 +314,15 @@ impl Checker {
         match mode.as_str() {
             "stop" => return OnConflict::Stop,
             "rename" => return OnConflict::Rename,
-            "overwrite" | "snapshot" => {
+            "snapshot" => return OnConflict::Snapshot,
+            "overwrite" => {
                 self.report(
                     key,
-                    format!("\"{mode}\" is not supported with this hypervisor; use \"stop\" or \"rename\""),
+                    format!("\"{mode}\" is not supported with this hypervisor; use \"stop\", \"rename\" or \"snapshot\""),
                 );
             }
-            _ => self.report(key, format!("\"{mode}\" is not a mode; use \"stop\" or \"rename\"")),
+            _ => self
+                .report(key, format!("\"{mode}\" is not a mode; use \"stop\", \"rename\" or \"snapshot\"")),
         }
         OnConflict::Stop
     }

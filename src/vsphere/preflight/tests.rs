@@ -212,6 +212,7 @@ fn privileges_are_documented_and_in_the_role() {
         .iter()
         .map(|(_, privilege)| privilege)
         .chain(crate::vsphere::appliance::PRIVILEGES)
+        .chain([&crate::vsphere::snapshots::PRIVILEGE])
         .collect();
     for privilege in &needed {
         assert!(page.contains(&format!("`{privilege}`")), "docs/vsphere.md lacks {privilege}");

@@ -1,0 +1,231 @@
+//! Restores into a snapshot, against an inventory of values and a directory whose driver says that it takes the disks of others.
+#![allow(clippy::unwrap_used)]
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
+use crate::import::fake::{Fake, machine};
+use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
+use crate::import::{Engine, EngineSettings, How, ImportError, Session};
+use crate::inventory::{Inventory, Machine, MachineDisk, StoreFile};
+
+const SIZE: usize = 1 << 18;
+
+/// A directory, whose disks may be others'.
+struct Existing(DirectoryDatastore);
+
+impl Datastore for Existing {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { existing_disks: true, makes_descriptor: true, ..self.0.capabilities() }
+    }
+    fn space(&self) -> io::Result<Space> {
+        self.0.space()
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.0.exists(path)
+    }
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.0.create_directory(path)
+    }
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        self.0.create_disk(spec)
+    }
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        self.0.open_disk(spec)
+    }
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
+        self.0.put_file(path, contents)
+    }
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.0.get_file(path, limit)
+    }
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.0.remove_file(path)
+    }
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.0.remove_directory(path)
+    }
+}
+
+/// A virtual machine `web` with one disk full of 0xEE, and the same behind its first snapshot.
+fn site(root: &Path) -> Arc<Fake> {
+    let web = root.join("ds1/web");
+    std::fs::create_dir_all(&web).unwrap();
+    for name in ["a-flat.vmdk", "a-000001-flat.vmdk"] {
+        std::fs::write(web.join(name), vec![0xee; SIZE]).unwrap();
+    }
+    std::fs::write(web.join("a.vmx"), "its own").unwrap();
+    let file = StoreFile { datastore: "ds1".into(), path: "web/a.vmdk".into() };
+    let disk = MachineDisk { current: file.clone(), base: file, size: SIZE as u64 };
+    Arc::new(Fake {
+        machines: Mutex::new(vec![machine("vm-1", "web", ("ds1", "web/a.vmx"))]),
+        disks: Mutex::new(vec![disk]),
+        ..Fake::default()
+    })
+}
+
+fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
+    let directory = DirectoryDatastore::open(&root.join("ds1")).unwrap();
+    engine_on(root, fake, Arc::new(Existing(directory)))
+}
+
+fn engine_on(root: &Path, fake: &Arc<Fake>, store: Arc<dyn Datastore>) -> Engine {
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
+    let inventory: Arc<dyn Inventory> = Arc::<Fake>::clone(fake);
+    let hypervisor =
+        Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory: Some(inventory) };
+    Engine::new(EngineSettings::new(root.join("data"), vec![hypervisor])).unwrap()
+}
+
+fn cfg(more: &str) -> String {
+    format!(
+        "version = \"4\"\nvmname = \"web\"\nservername = \"vc\"\ndatacenter = \"dc\"\nfolder = \"Restored\"\ndsname = \"ds1\"\n\
+         directory = \"web\"\nvmx-name = \"a.vmx\"\nvmdk.0.name = \"a.vmdk\"\nvmdk.0.extent-name = \"a-flat.vmdk\"\n\
+         vmdk.0.size = {SIZE}\nvmdk.0.type = \"thin\"\nregister-after-import = 1\n{more}"
+    )
+}
+
+const INTO: &str = "on-conflict = \"snapshot\"\n";
+
+fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
+    let file = match session.find(name) {
+        Some(_) => session.open_file(name, How::Write)?,
+        None => session.create(name)?,
+    };
+    file.set_len(0)?;
+    file.write_at(bytes, 0)?;
+    file.close(true)
+}
+
+fn read(session: &Arc<Session>, name: &str) -> String {
+    let Ok(file) = session.open_file(name, How::Attributes) else { return String::new() };
+    let mut bytes = vec![0; 1 << 16];
+    let read = file.read_at(&mut bytes, 0).unwrap();
+    file.close(true).unwrap();
+    String::from_utf8(bytes[..read].to_vec()).unwrap()
+}
+
+/// Zeros, then data: over what the virtual machine wrote, neither may be left out.
+fn image() -> Vec<u8> {
+    [vec![0; SIZE / 2], vec![7; SIZE / 2]].concat()
+}
+
+#[test]
+fn the_snapshots_disk_is_written_whole_and_what_it_was_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    {
+        let engine = engine(root.path(), &fake);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+        assert_eq!(read(&session, "vm.cfg.err"), "");
+        assert!(read(&session, "import.log").contains("to have it back as it was, revert to that"));
+        // A sparse restore: the first half is never written, only said to be there.
+        let file = session.create("a-flat.vmdk").unwrap();
+        file.set_len(SIZE as u64).unwrap();
+        file.write_at(&image()[SIZE / 2..], SIZE as u64 / 2).unwrap();
+        file.flush().unwrap();
+    }
+    let engine = engine(root.path(), &fake);
+    let session = engine.session(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", &image()).unwrap();
+    put(&session, "a.nvram", b"other").unwrap();
+    put(&session, "a.vmx", b"scsi0:0.fileName = \"a.vmdk\"\n").unwrap();
+    let web = root.path().join("ds1/web");
+    assert!(std::fs::read(web.join("a-000001-flat.vmdk")).unwrap() == image());
+    assert!(std::fs::read(web.join("a-flat.vmdk")).unwrap().iter().all(|byte| *byte == 0xee));
+    assert_eq!(std::fs::read(web.join("a.vmx")).unwrap(), b"its own");
+    assert!(!web.join("a.nvram").exists() && !web.join("a.vmdk").exists());
+    assert_eq!(fake.snapshots.lock().unwrap().len(), 1, "one snapshot, whatever comes between");
+    assert!(fake.registered.lock().unwrap().is_empty(), "it is registered already");
+    assert!(read(&session, "import.log").contains("keeps the VMX that it has"));
+}
+
+#[test]
+fn a_session_that_goes_takes_nothing_of_the_machine_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    // The same CFG with another mode, before data: the machine's own directory is in the way.
+    put(&session, "vm.cfg", cfg("vmx-rename = \"b.vmx\"\non-conflict = \"stop\"\n").as_bytes()).unwrap();
+    let errors = read(&session, "vm.cfg.err");
+    assert!(errors.contains("the directory [ds1] web exists already"), "{errors}");
+    assert!(root.path().join("ds1/web/a.vmx").exists());
+}
+
+/// What a CFG is refused with.
+fn errors(fake: &Arc<Fake>, root: &Path, more: &str) -> String {
+    let engine = engine(root, fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(more).as_bytes()).unwrap();
+    read(&session, "vm.cfg.err")
+}
+
+#[test]
+fn what_is_in_the_way_is_told_with_its_key() {
+    type Change = fn(&Fake);
+    let cases: [(Change, &str); 4] = [
+        (
+            |fake| fake.machines.lock().unwrap()[0].powered_off = false,
+            "line 14: on-conflict: the virtual machine 'web' runs or is suspended; power it off first",
+        ),
+        (
+            |fake| fake.disks.lock().unwrap()[0].size = 4096,
+            "line 11: vmdk.0.size: [ds1] web/a.vmdk of 'web' has 4096 bytes",
+        ),
+        (
+            |fake| fake.disks.lock().unwrap().clear(),
+            "line 9: vmdk.0.name: 'web' has no disk [ds1] web/a.vmdk",
+        ),
+        (
+            |fake| fake.machines.lock().unwrap().clear(),
+            "line 7: directory: the directory [ds1] web exists already",
+        ),
+    ];
+    for (change, part) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let fake = site(root.path());
+        change(&fake);
+        let errors = errors(&fake, root.path(), INTO);
+        assert!(errors.contains(part), "{part}: {errors}");
+        assert!(fake.snapshots.lock().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn without_a_machine_it_is_an_ordinary_restore() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    let machine: Machine = fake.machines.lock().unwrap().pop().unwrap();
+    assert_eq!(machine.name, "web");
+    std::fs::remove_dir_all(root.path().join("ds1/web")).unwrap();
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    put(&session, "vm.cfg", cfg(&format!("{INTO}access-time = 0\n")).as_bytes()).unwrap();
+    assert_eq!(read(&session, "vm.cfg.err"), "");
+    assert!(read(&session, "import.log").contains("[ds1] web/a.vmx: it is restored as a new one"));
+    put(&session, "a-flat.vmdk", &image()).unwrap();
+    assert!(std::fs::read(root.path().join("ds1/web/a-flat.vmdk")).unwrap() == image());
+    assert!(fake.snapshots.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_driver_that_can_t_says_which_can() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    let store = Arc::new(DirectoryDatastore::open(&root.path().join("ds1")).unwrap());
+    let engine = engine_on(root.path(), &fake, store);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    let errors = read(&session, "vm.cfg.err");
+    let part =
+        "line 14: on-conflict: \"snapshot\" is not to be had on [ds1]: only hotadd writes into the disks";
+    assert!(errors.contains(part), "{errors}");
+    assert!(fake.snapshots.lock().unwrap().is_empty());
+}
