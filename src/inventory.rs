@@ -42,6 +42,8 @@ pub struct Wanted {
     pub vm_name: String,
     /// Whether it is to be registered; without it only the datastores matter.
     pub register: bool,
+    /// Whether it is made from an upload, whole, and not from files on its datastore.
+    pub whole: bool,
     /// Whether a virtual machine of that name is in the way (`on-conflict = "stop"`), or gets out of it.
     pub stop_on_conflict: bool,
     /// Datastores of the VMX and of the disks, each once.

@@ -7,9 +7,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use importfs::datastore::nfc::Nfc;
-use importfs::datastore::sink::{CompleteDisk, Course, Machine, Sink};
+use importfs::datastore::nfc::{Nfc, NfcOptions};
+use importfs::datastore::sink::{CompleteDisk, Course, Machine, Sink, Told};
 use importfs::datastore::stream_optimized::Options;
 use importfs::datastore::{Disk, DiskSpec, Provisioning};
 use importfs::inventory::Place;
@@ -104,9 +105,32 @@ fn machine(name: &str) -> (Machine, Vec<Vec<u8>>) {
         directory: name.into(),
         vmx_name: format!("{name}.vmx"),
         vmx: vmx.into_bytes(),
+        nvram: None,
         disks: disks.collect(),
     };
     (machine, images)
+}
+
+/// What a push told.
+#[derive(Default)]
+struct Heard {
+    notes: Mutex<Vec<String>>,
+    left: Mutex<String>,
+}
+
+impl Told for Heard {
+    fn note(&self, line: &str) {
+        self.notes.lock().unwrap().push(line.to_owned());
+    }
+
+    fn left(&self) -> String {
+        self.left.lock().unwrap().clone()
+    }
+
+    fn leave(&self, trace: &str) -> io::Result<()> {
+        trace.clone_into(&mut self.left.lock().unwrap());
+        Ok(())
+    }
 }
 
 fn push(name: &str) -> (io::Result<Option<String>>, Vec<String>) {
@@ -116,10 +140,12 @@ fn push(name: &str) -> (io::Result<Option<String>>, Vec<String>) {
         std::fs::create_dir_all(&expected).unwrap();
         std::fs::write(expected.join(format!("{name}_{number}.img")), image).unwrap();
     }
-    let notes = Mutex::new(Vec::new());
-    let sink = Nfc::new(client, place(), Options::default());
-    let pushed = sink.push(&machine, &Course::default(), &|line| notes.lock().unwrap().push(line.to_owned()));
-    (pushed.map(|pushed| pushed.reference), notes.into_inner().unwrap())
+    let told = Heard::default();
+    // No second try: what breaks shows.
+    let options = NfcOptions { stream: Options::default(), retry: Duration::ZERO };
+    let pushed = Nfc::new(client, place(), options).push(&machine, &Course::default(), &told);
+    assert!(pushed.is_ok() || told.left().is_empty(), "a failed push leaves nothing: {}", told.left());
+    (pushed.map(|pushed| pushed.reference), told.notes.into_inner().unwrap())
 }
 
 #[test]

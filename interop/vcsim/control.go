@@ -18,6 +18,7 @@ type change struct {
 	InMaintenance            *bool
 	Drs                      *bool
 	Devices                  *string // how attached disks show on the guest: see guest.mode
+	Machine, Instance        string
 }
 
 type machine struct {
@@ -157,6 +158,11 @@ func (l *lab) apply(c *change) {
 		}
 		if c.InMaintenance != nil {
 			host.Runtime.InMaintenanceMode = *c.InMaintenance
+		}
+	}
+	for _, entity := range simulator.Map.All("VirtualMachine") {
+		if vm := entity.(*simulator.VirtualMachine); c.Machine != "" && vm.Name == c.Machine {
+			vm.Config.InstanceUuid = c.Instance
 		}
 	}
 	if c.Devices != nil && l.guest != nil {

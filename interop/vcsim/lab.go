@@ -24,7 +24,7 @@ import (
 // A rule is what happens to the next calls of a method.
 type rule struct {
 	Method string            // as in RegisterVM_Task; PUT, GET: files; NFC: uploads
-	Action string            // fault, task-fault, task-wait, delay, drop, drop-after, status
+	Action string            // fault, task-fault, task-wait, delay, drop, drop-after, status; an upload's wait
 	Fault  string            // type of the fault
 	Fields map[string]string // of the fault
 	Millis int               // of a wait
@@ -174,6 +174,10 @@ func (l *lab) nfc(w http.ResponseWriter, r *http.Request, cookie string) {
 	must(err)
 	defer file.Close()
 	source := io.Reader(r.Body)
+	if rule != nil && rule.Action == "wait" {
+		// Takes nothing and closes nothing.
+		time.Sleep(time.Duration(rule.Millis) * time.Millisecond)
+	}
 	if rule != nil && rule.Action == "drop" {
 		source = io.LimitReader(source, rule.Bytes)
 	}

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Failure, Place, print, print_json, wiring};
+use crate::import::check_stage;
 use crate::import::formats::cfg::{CFG_BYTES_MAX, CfgProblem, provisioning_str};
 use crate::import::preflight::{self, Resolved, Room};
 
@@ -51,6 +52,8 @@ struct PlanAnswer {
     disks: Vec<DiskAnswer>,
     redirects: Vec<Way>,
     datastores: Vec<RoomAnswer>,
+    /// Bytes to which the disks may grow here before they go to their datastore, 0 where they go straight.
+    staged_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,7 +91,19 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
     let hypervisors = wiring::hypervisors(&config)?;
     let examined = preflight::examine(&bytes, wiring::on_conflict(&config), &hypervisors);
     let warnings = examined.warnings.clone();
-    let answer = answer(options.file.display().to_string(), &warnings, &examined.resolve(|_, _| false));
+    let mut resolved = examined.resolve(|_, _| false);
+    let mut staged = 0;
+    if let Ok(plan) = &resolved {
+        let limit = wiring::stage_limit(&config);
+        match check_stage(&plan.plan, &hypervisors, &config.server.data_dir, limit) {
+            Ok(bytes) => staged = bytes,
+            Err(problem) => resolved = Err(vec![problem]),
+        }
+    }
+    let mut answer = answer(options.file.display().to_string(), &warnings, &resolved);
+    if let Some(plan) = &mut answer.plan {
+        plan.staged_bytes = staged;
+    }
     if options.json {
         print_json(&answer)?;
     } else {
@@ -142,6 +157,7 @@ fn plan_answer(resolved: &Resolved) -> PlanAnswer {
         disks: disks.collect(),
         redirects: resolved.redirects.iter().map(|r| way(&r.from, r.to.clone())).collect(),
         datastores: rooms.collect(),
+        staged_bytes: 0,
     }
 }
 
@@ -187,6 +203,13 @@ fn text(answer: &Answer) -> String {
         if let Some(written) = &room.written {
             let _ = writeln!(out, "  {written}");
         }
+    }
+    if plan.staged_bytes > 0 {
+        let _ = writeln!(
+            out,
+            "  stage: the disks wait here until they are complete, up to {} bytes",
+            plan.staged_bytes
+        );
     }
     out
 }

@@ -274,6 +274,7 @@ async fn listen(
         info!(%address, "listening");
         tasks.push(tokio::spawn(transport::serve(listener, Arc::clone(&server), stopped.clone())));
     }
+    let stopped_engine = engine.clone();
     let idle = engine.clone().map(|engine| tokio::spawn(mark_idle(engine)));
     let source: admin::Source =
         Arc::new(move || engine.as_ref().map(|engine| engine.snapshot()).unwrap_or_default());
@@ -285,6 +286,10 @@ async fn listen(
     }
     signals.wait().await;
     info!("stopping");
+    if let Some(engine) = stopped_engine {
+        // Before connections end: whoever waits for a push is still told.
+        let _ = tokio::task::spawn_blocking(move || engine.stop()).await; // its failure would be a panic, logged as one
+    }
     let _ = stop.send(true); // nobody listens if every task has ended already
     for task in tasks {
         let _ = tokio::time::timeout(SHUTDOWN, task).await;

@@ -13,7 +13,10 @@ use crate::datastore::hotadd::HotaddOptions;
 use crate::datastore::hotadd::appliance::{self, Appliance};
 use crate::datastore::hotadd::ledger::{self, Ledger};
 use crate::datastore::nbd::{ClientOptions, NbdOptions};
-use crate::datastore::{Datastore, DirectoryDatastore, HotaddDatastore, NbdDatastore};
+use crate::datastore::nfc::NfcOptions;
+use crate::datastore::{
+    Datastore, DirectoryDatastore, HotaddDatastore, NbdDatastore, NfcDatastore, stream_optimized,
+};
 use crate::disk::Options;
 use crate::disk::digest::Algorithm;
 use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, NameRules, OnConflict};
@@ -43,7 +46,7 @@ pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
             ..Options::default()
         },
         max_sessions: import.max_sessions,
-        stage_bytes_max: Some(import.stage_max_bytes).filter(|bytes| *bytes > 0),
+        stage_bytes_max: stage_limit(config),
         on_conflict: on_conflict(config),
         digest: match import.digest {
             config::DigestAlgorithm::None => None,
@@ -58,6 +61,11 @@ pub(super) fn engine(config: &Config) -> Result<Engine, Failure> {
         register_retry: Duration::from_secs(import.register_retry_seconds),
     };
     Engine::new(settings).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Bytes of the stage; `None`: as much as its file system has.
+pub(super) fn stage_limit(config: &Config) -> Option<u64> {
+    Some(config.import.stage_max_bytes).filter(|bytes| *bytes > 0)
 }
 
 /// What a CFG without `on-conflict` gets.
@@ -111,7 +119,7 @@ fn wired(config: &Config, serving: bool) -> Result<Hypervisors, Failure> {
         let appliance = appliance(config, hypervisor, manager.as_deref(), serving)?;
         let mut datastores = Vec::new();
         for store in &hypervisor.datastores {
-            datastores.push(datastore(hypervisor, store, appliance.as_ref())?);
+            datastores.push(datastore(hypervisor, store, manager.as_ref(), appliance.as_ref())?);
         }
         found.push(Hypervisor {
             inventory: manager.map(|manager| manager as Arc<dyn Inventory>),
@@ -154,6 +162,7 @@ fn appliance(
 fn datastore(
     hypervisor: &HypervisorConfig,
     store: &DatastoreConfig,
+    manager: Option<&Arc<Manager>>,
     appliance: Option<&Arc<Appliance>>,
 ) -> Result<DatastoreEntry, Failure> {
     let name = &store.name;
@@ -187,7 +196,15 @@ fn datastore(
             };
             Arc::new(HotaddDatastore::new(name, Arc::clone(appliance), options))
         }
-        Writer::Nfc => return Err(missing("a later version")),
+        Writer::Nfc => {
+            let client = manager.ok_or_else(|| missing("kind = \"vsphere\""))?.client();
+            let nfc = store.nfc.clone().unwrap_or_default();
+            let default = stream_optimized::Options::default();
+            let threads = nfc.threads.unwrap_or(default.threads);
+            let stream = stream_optimized::Options { level: nfc.level, threads };
+            let options = NfcOptions { stream, retry: Duration::from_secs(nfc.retry_seconds) };
+            Arc::new(NfcDatastore::new(Arc::clone(client), name, store.uuid.as_deref(), options))
+        }
     };
     // Where there is nothing but directories, nobody asks.
     let choice = hypervisor.kind == HypervisorKind::Vsphere || store.nbd.is_some();

@@ -253,12 +253,6 @@ fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, foun
                 "\"hotadd\" attaches disks to a virtual machine of a vSphere: kind = \"vsphere\"".to_owned(),
             );
         }
-        Writer::Nfc => {
-            wrong(
-                "writer",
-                format!("\"{name}\" is not to be had yet; mount the datastore and give its path"),
-            );
-        }
         _ => {}
     }
     if writer == Writer::Nbd && store.nbd.is_none() {

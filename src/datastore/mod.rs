@@ -25,6 +25,7 @@ use crate::inventory::Place;
 pub use directory::DirectoryDatastore;
 pub use hotadd::HotaddDatastore;
 pub use nbd::NbdDatastore;
+pub use nfc::NfcDatastore;
 
 /// How a disk's space is provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

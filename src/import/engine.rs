@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::ImportError;
 use super::formats::cfg::OnConflict;
@@ -17,6 +17,7 @@ use super::session::{Session, fold_name};
 use super::snapshot::Snapshot;
 use super::state::State;
 use crate::datastore::Space;
+use crate::datastore::sink::Course;
 use crate::datastore::stage::Stage;
 use crate::disk::Options;
 use crate::disk::digest::Algorithm;
@@ -24,6 +25,9 @@ use crate::journal::Record;
 
 /// Components of a directory's path: VM directories lie at the top or one or two below.
 pub(super) const DEPTH_MAX: usize = 8;
+/// How long the end of the service waits for pushes that it calls off, and how often it looks: systemd gives it 90 seconds.
+const STOP_MAX: Duration = Duration::from_secs(20);
+const STOP_LOOK: Duration = Duration::from_millis(20);
 /// Sessions unless the settings say otherwise.
 pub const SESSIONS_MAX: usize = 1024;
 
@@ -92,6 +96,8 @@ pub(super) struct Shared {
     pub(super) idle: Duration,
     pub(super) digest: Option<Algorithm>,
     pub(super) register_retry: Duration,
+    /// Cancelled when the service ends.
+    pub(super) stopping: Course,
     numbers: AtomicU64,
 }
 
@@ -127,7 +133,8 @@ pub(super) fn shown(path: &[String]) -> String {
 fn completed(cache: &std::path::Path) -> bool {
     crate::journal::Journal::open(&cache.join("journal")).is_ok_and(|(_, records)| {
         records.iter().any(|record| matches!(record, Record::VmxImported { .. }))
-            || crate::journal::fold::ledger(&records).next().is_none()
+            || (crate::journal::fold::ledger(&records).next().is_none()
+                && crate::journal::fold::left(&records).is_none())
     })
 }
 
@@ -149,6 +156,7 @@ impl Engine {
                 idle: settings.idle,
                 digest: settings.digest,
                 register_retry: settings.register_retry,
+                stopping: Course::default(),
                 numbers: AtomicU64::new(1),
             }),
             sessions_dir: settings.data_dir.join("sessions"),
@@ -180,18 +188,39 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Machines whose way to their datastores the end of the service cut short go on by themselves.
+    /// Machines whose way to their datastores the end of the service cut short go on by themselves; what others left is undone.
     fn resume_pushes(&self) -> Result<(), ImportError> {
+        let thread = || std::thread::Builder::new().name("resumed-push".into());
         let sessions: Vec<_> = self.lock().values().cloned().collect();
         for session in sessions {
-            if let Some(vmx) = session.cut_push() {
-                let path = session.display(&vmx);
-                let resume = move || session.resume_push(&vmx);
-                let thread = std::thread::Builder::new().name("resumed-push".into());
-                thread.spawn(resume).map_err(ImportError::io(path))?;
+            let vmx = session.cut_push();
+            if vmx.is_some() || session.has_left() {
+                let path = session.display("");
+                let resume = move || session.resume(vmx.as_deref());
+                thread().spawn(resume).map_err(ImportError::io(path))?;
             }
         }
+        let (shared, folder) = (Arc::clone(&self.shared), self.orphans_dir.clone());
+        let name = folder.display().to_string();
+        let undo = move || {
+            super::pushing::until_undone(&shared.stopping, || {
+                super::orphans::undo_pushes(&folder, &shared.hypervisors)
+            });
+        };
+        thread().spawn(undo).map_err(ImportError::io(name))?;
         Ok(())
+    }
+
+    /// The service ends: pushes are called off, and have a moment to undo what they made. They begin again with the service.
+    pub fn stop(&self) {
+        let why = "the service ends; the upload begins again by itself when the service starts";
+        self.shared.stopping.cancel(why);
+        let mut pushing: Vec<_> = self.lock().values().cloned().collect();
+        pushing.retain(|session| session.cancel_push(why));
+        let begun = Instant::now();
+        while pushing.iter().any(|session| !session.import_is_over()) && begun.elapsed() < STOP_MAX {
+            std::thread::sleep(STOP_LOOK);
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<String>, Arc<Session>>> {
@@ -280,6 +309,9 @@ impl Engine {
 
     /// Removes a session and its cache, nothing from datastores (S8). The service's own files go with it.
     pub fn remove_directory(&self, path: &[String]) -> Result<(), ImportError> {
+        if let Some(session) = self.session(path) {
+            session.call_off()?;
+        }
         let _held = self.structure.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_remove_directory(path)?;
         let Some(session) = self.session(path) else { return Ok(()) };
@@ -287,7 +319,7 @@ impl Engine {
             let mut inner = session.lock();
             inner.removed = true;
             let imported = matches!(&inner.state, State::Receiving(all) if all.imported.is_some());
-            imported || inner.ledger.is_empty()
+            imported || (inner.ledger.is_empty() && inner.left.is_none())
         };
         session.record(&Record::SessionRemoved)?;
         self.lock().remove(&folded(path));

@@ -8,7 +8,8 @@
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
 //! - [`into_snapshot`]: restores into a snapshot of a virtual machine that exists
-//! - [`staging`]: disks that wait until their machine is complete; [`release`]: disks that nobody writes for now
+//! - [`staging`]: disks that wait until their machine is complete; [`pushing`]: how that gets to its datastores;
+//!   [`release`]: disks that nobody writes for now
 //! - [`moves`]: directories that are renamed; [`names`]: deleting and renaming files; [`news`]: what is told of the
 //!   service's own files; [`patience`]: how long a client is held; [`formats`]: the texts; [`log`]: import.log
 //!
@@ -35,6 +36,7 @@ pub mod orphans;
 mod patience;
 pub mod plan;
 pub mod preflight;
+mod pushing;
 mod registered;
 mod registration;
 mod release;
@@ -58,6 +60,7 @@ pub use news::OwnChange;
 pub use orphans::{Cleaned, Orphan, OrphanSession};
 pub use session::Session;
 pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};
+pub use staging::check_stage;
 
 #[cfg(test)]
 mod orphans_tests;

@@ -15,6 +15,9 @@ impl Session {
     /// service's own succeeds and does nothing: a recursive delete asks for each file first and gives up at a refusal,
     /// while the directory itself goes with them in it (docs/decisions: own files).
     pub fn delete(&self, name: &str) -> Result<(), ImportError> {
+        if self.find(name).is_some_and(|info| !info.own) {
+            self.call_off()?;
+        }
         let mut inner = self.lock();
         let key = inner.key(name);
         let Some(entry) = inner.files.get(&key).cloned() else {

@@ -15,11 +15,13 @@ use serde::Serialize;
 
 use super::error::ImportError;
 use super::hypervisor::Hypervisors;
+use super::pushing;
 use super::registered::Registered;
 use super::replay::History;
 use super::snapshot::read;
 use crate::datastore::Datastore;
-use crate::journal::fold::{self, Object};
+use crate::inventory::Place;
+use crate::journal::fold::{self, Left, Object};
 use crate::journal::{Journal, LedgerKey, ObjectKind, Record, replay};
 
 /// Where kept journals lie, below the data directory.
@@ -159,8 +161,8 @@ pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSess
         for (id, journal) in journals(&data_dir.join(folder))? {
             let records = records(&journal)?;
             let history = History::of(&records);
-            let objects = fold::objects(&records);
-            if objects.is_empty() || history.imported.is_some() {
+            let (objects, left) = (fold::objects(&records), fold::left(&records));
+            if (objects.is_empty() && left.is_none()) || history.imported.is_some() {
                 continue;
             }
             let machines = Registered::of(&records).into_iter().map(|machine| machine.orphan(hypervisors));
@@ -180,7 +182,7 @@ pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSess
                 path: format!("/{}", history.path.unwrap_or_default().join("/")),
                 vm_name: history.plan.map(|plan| plan.taken.vm_name).unwrap_or_default(),
                 state: if folder == FOLDER || history.removed { "removed" } else { "open" },
-                objects: objects.collect(),
+                objects: objects.chain(left.iter().map(|left| upload(left, hypervisors))).collect(),
             });
         }
     }
@@ -217,6 +219,19 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
         let depth = |object: &Object| object.key.path.matches('/').count();
         objects
             .sort_by_key(|object| (object.kind == ObjectKind::Directory, std::cmp::Reverse(depth(object))));
+        if let Some(upload) = fold::left(&records) {
+            let (outcome, why) = match pushing::undo(&upload, hypervisors) {
+                Ok(false) => ("removed", None),
+                Ok(true) => ("gone", Some("the virtual machine is complete, and stays".to_owned())),
+                Err(error) => ("kept", Some(error.to_string())),
+            };
+            left |= outcome == "kept";
+            if outcome != "kept" {
+                over(&journal, &upload).map_err(ImportError::io(&shown))?;
+            }
+            let (datastore, path) = (upload.datastore, upload.path);
+            told.push(Cleaned { session: session.clone(), datastore, path, outcome, why });
+        }
         for object in objects {
             let (outcome, why) = remove(&object, hypervisors);
             left |= outcome == "kept";
@@ -255,6 +270,66 @@ fn clean_machines(
         told.push(Cleaned { session, datastore, path, outcome, why });
     }
     Ok(left)
+}
+
+/// What a push left, as an orphan.
+fn upload(left: &Left, hypervisors: &Hypervisors) -> Orphan {
+    let there =
+        hypervisors.store(&left.hypervisor, &left.datastore).map_err(io::Error::other).and_then(|store| {
+            let other = || io::Error::other("its datastore is written by another driver now");
+            store.sink(&Place::default()).ok_or_else(other)?.is_there(&left.trace)
+        });
+    let (state, why) = match there {
+        Ok(true) => ("there", None),
+        Ok(false) => ("gone", None),
+        Err(error) => ("unknown", Some(error.to_string())),
+    };
+    let (datastore, path) = (left.datastore.clone(), left.path.clone());
+    Orphan {
+        hypervisor: left.hypervisor.clone(),
+        datastore,
+        path,
+        kind: kind(ObjectKind::VirtualMachine),
+        state,
+        why,
+    }
+}
+
+/// Nothing of an upload is left.
+fn over(journal: &Journal, left: &Left) -> io::Result<()> {
+    let Left { hypervisor, datastore, path, .. } = left.clone();
+    journal.record(&Record::Pushing { hypervisor, datastore, path, trace: String::new() })
+}
+
+/// Undoes what uploads of removed sessions left; `false` where that has to be tried again.
+pub(super) fn undo_pushes(folder: &Path, hypervisors: &Hypervisors) -> bool {
+    let found = journals(folder).unwrap_or_default();
+    let mut all = true;
+    for (_, path) in found {
+        let shown = path.display().to_string();
+        let undone = || {
+            // Read first: a journal that tells of none is not held up for whoever wants to clean it.
+            if fold::left(&records(&path)?).is_none() {
+                return Ok(());
+            }
+            let (journal, records) = Journal::open(&path)
+                .map_err(|error| ImportError::Refused { path: shown.clone(), why: error.to_string() })?;
+            let Some(left) = fold::left(&records) else { return Ok(()) };
+            pushing::undo(&left, hypervisors)
+                .and_then(|_| over(&journal, &left))
+                .map_err(ImportError::io(format!("[{}] {}", left.datastore, left.path)))?;
+            tracing::info!("[{}] {}: what an upload left was removed", left.datastore, left.path);
+            if fold::objects(&records).is_empty() {
+                fs::remove_file(&path).map_err(ImportError::io(&shown))?;
+            }
+            Ok::<_, ImportError>(())
+        };
+        if let Err(error) = undone() {
+            tracing::warn!("what an upload left is still there: {error}");
+            all = false;
+        }
+    }
+    all
 }
 
 fn remove(object: &Object, hypervisors: &Hypervisors) -> (&'static str, Option<String>) {

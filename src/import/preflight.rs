@@ -152,6 +152,7 @@ impl Examined<'_> {
             place: self.draft.inventory.clone(),
             vm_name: self.draft.vm_name.clone().unwrap_or_default(),
             register: self.draft.register,
+            whole: self.is_whole(hypervisor),
             stop_on_conflict: self.draft.on_conflict == OnConflict::Stop && self.draft.vm_name.is_some(),
             stores,
         };
@@ -189,7 +190,20 @@ impl Examined<'_> {
         known.or_else(|| hypervisor.datastore(self.names.get(dsname)?))
     }
 
+    /// Whether any of its datastores takes whole machines only.
+    fn is_whole(&self, hypervisor: &Hypervisor) -> bool {
+        let named = self.draft.places.iter().filter_map(|place| place.datastore.as_deref());
+        named
+            .filter_map(|dsname| self.entry_of(hypervisor, dsname))
+            .any(|entry| !entry.store.capabilities().random_write)
+    }
+
     fn look_up(&mut self, hypervisor: &Hypervisor) {
+        if !self.draft.register && hypervisor.inventory.is_some() && self.is_whole(hypervisor) {
+            let message = "its datastore takes whole virtual machines, which are registered as they are made; set \
+                           register-after-import = 1";
+            self.problems.push(self.draft.problem("register-after-import", message.to_owned()));
+        }
         if self.draft.register && hypervisor.inventory.is_none() {
             let message = format!(
                 "'{}' has datastores only, nothing to register with; set register-after-import = 0",
@@ -208,8 +222,8 @@ impl Examined<'_> {
             let message = match (&hypervisor.inventory, self.names.get(dsname)) {
                 (None, _) => format!("'{name}' has no datastore '{dsname}'; it has: {known}"),
                 (Some(_), Some(store)) => format!(
-                    "the datastore '{store}' of '{name}' is not mounted here; add it with its path to the configuration, or \
-                     choose one that is: {known}"
+                    "the datastore '{store}' of '{name}' is not in the configuration; add it there, with its path where it is \
+                     mounted here, or choose one that is: {known}"
                 ),
                 // The inventory's own answer says more.
                 (Some(_), None) => continue,

@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::registered::Registered;
 use super::session::{Fault, Session, digest, fold_name};
 use super::state::State;
+use crate::datastore::Datastore;
 use crate::inventory::{Identities, Inventory, InventoryError, Registration, StoreFile};
 use crate::journal::Record;
 
@@ -51,6 +52,7 @@ impl Session {
         if let State::Receiving(receiving) = &mut inner.state {
             receiving.imported = Some(digest);
         }
+        inner.left = None;
         if self.is_staged(&plan) {
             self.release_stage(&mut inner);
         }
@@ -86,10 +88,10 @@ impl Session {
             self.log.line(&change.to_string());
         }
         let store = self.shared.hypervisors.store(&plan.hypervisor, &plan.place.datastore)?;
-        if !store.capabilities().random_write {
-            return self.push(plan, &vmx.to_bytes(), &*store);
+        let staged = !store.capabilities().random_write;
+        if !staged {
+            self.release_disks()?;
         }
-        self.release_disks()?;
         if plan.into_snapshot() {
             let note =
                 format!("{path}: the virtual machine keeps the VMX that it has; its disks are restored");
@@ -101,9 +103,12 @@ impl Session {
             _ => None,
         };
         let Some(inventory) = inventory else {
+            if staged {
+                return self.push(plan, &vmx.to_bytes(), &*store);
+            }
             return self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes());
         };
-        self.register(name, &inventory, plan, vmx)
+        self.register(name, &inventory, plan, vmx, &*store)
     }
 
     /// Writes the VMX and registers it, and goes on trying for a while where the hypervisor can't be reached.
@@ -113,6 +118,7 @@ impl Session {
         inventory: &Arc<dyn Inventory>,
         plan: &Plan,
         mut vmx: Vmx,
+        store: &dyn Datastore,
     ) -> Result<(), ImportError> {
         let path = self.display(name);
         let told = |line: &str| self.log.line(&Event::Note(line).to_string());
@@ -121,6 +127,9 @@ impl Session {
         let patience = Patience::new(self.shared.register_retry);
         let used = patience.hold(&told, || self.identities(inventory, plan, &vmx)).map_err(failed)?;
         let registration = self.identify(used, plan, &mut vmx, &path)?;
+        if !store.capabilities().random_write {
+            return self.push(plan, &vmx.to_bytes(), store);
+        }
         self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes())?;
         let machine = Registered {
             hypervisor: plan.hypervisor.clone(),

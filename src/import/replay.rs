@@ -23,6 +23,8 @@ pub(super) struct History {
     pub(super) disks: Vec<DiskHistory>,
     /// Small files that arrived whole, with their lengths in bytes.
     pub(super) files: Vec<(String, u64)>,
+    /// What a push left that the end of the service cut short.
+    pub(super) left: Option<fold::Left>,
     /// Objects made on datastores and not removed since.
     pub(super) ledger: Vec<LedgerKey>,
     /// Virtual machines that were registered, or were about to be.
@@ -80,6 +82,7 @@ impl History {
             imported: imported(present),
             disks,
             files: files(records),
+            left: fold::left(records),
             ledger,
             registered: Registered::of(records),
         }

@@ -26,6 +26,7 @@ use super::replay::{DiskHistory, History};
 use super::state::{DiskSlot, Receiving, Stage, State};
 use crate::datastore::Datastore;
 use crate::disk::{ImportDisk, Options};
+use crate::journal::fold::Left;
 use crate::journal::{Digest, DiskJournal, Journal, LedgerKey, ObjectKind, Record};
 
 /// Files a session may hold: a CFG, a VMX, 60 disks with extent, descriptor and a chain each, and room.
@@ -91,6 +92,8 @@ pub(super) struct Inner {
     pub(super) ledger: Vec<LedgerKey>,
     /// Virtual machines that were registered.
     pub(super) registered: Vec<Registered>,
+    /// What a push made, or left, that is not complete.
+    pub(super) left: Option<Left>,
 }
 
 /// A session, and [`History::followers`].
@@ -155,6 +158,7 @@ impl Session {
             security: Arc::default(),
             ledger: Vec::new(),
             registered: Vec::new(),
+            left: None,
         };
         let session = Arc::new(Self {
             shared: Arc::clone(shared),
@@ -185,6 +189,7 @@ impl Session {
         let mut inner = self.lock();
         inner.ledger = history.ledger;
         inner.registered = history.registered;
+        inner.left = history.left;
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
         if let Some(plan) = history.plan {

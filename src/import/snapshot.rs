@@ -59,7 +59,7 @@ pub struct SessionSnapshot {
     pub path: String,
     /// The virtual machine's name, empty before a CFG.
     pub vm_name: String,
-    /// `waiting` for a clean CFG, `receiving`, or `imported`: its VMX is in place.
+    /// `waiting` for a clean CFG, `receiving`, `pushing` to its datastores, or `imported`: its VMX is in place.
     pub state: String,
     /// Files open now.
     pub handles: usize,
@@ -233,8 +233,11 @@ impl Session {
         SessionSnapshot {
             path: self.display(""),
             vm_name: receiving.map(|all| all.plan.taken.vm_name.clone()).unwrap_or_default(),
-            state: session_state(receiving.is_some(), receiving.is_some_and(|all| all.imported.is_some()))
-                .to_owned(),
+            state: match receiving {
+                Some(all) if all.pushing.is_some() => "pushing",
+                _ => session_state(receiving.is_some(), receiving.is_some_and(|all| all.imported.is_some())),
+            }
+            .to_owned(),
             handles: inner.handles,
             idle_days: idle(&self.cache).as_secs() / DAY_SECONDS,
             errors: inner.errors(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::tests::{SIZE, VMX, cfg, data, log, put, text};
 use super::*;
-use crate::datastore::sink::{Course, Machine, Pushed, Sink};
+use crate::datastore::sink::{Course, Machine, Pushed, Sink, Told};
 use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
 use crate::inventory::Place;
 
@@ -20,19 +20,36 @@ struct Received {
     machines: Mutex<Vec<(String, Vec<Vec<u8>>)>>,
     fails: AtomicBool,
     hangs: AtomicBool,
+    /// A push that is called off leaves what it made.
+    stays: AtomicBool,
+    nvram: Mutex<Option<Vec<u8>>>,
+    undone: Mutex<Vec<String>>,
 }
 
 struct Whole(Arc<Received>);
 
 impl Sink for Whole {
-    fn push(&self, machine: &Machine, _course: &Course, note: &dyn Fn(&str)) -> io::Result<Pushed> {
-        note("on its way");
+    fn push(&self, machine: &Machine, course: &Course, told: &dyn Told) -> io::Result<Pushed> {
+        if !told.left().is_empty() {
+            self.undo(&told.left())?;
+            told.leave("")?;
+        }
+        told.leave("a trace")?;
+        told.note("on its way");
         while self.0.hangs.load(Ordering::Relaxed) {
+            if let Some(why) = course.cancelled() {
+                if !self.0.stays.load(Ordering::Relaxed) {
+                    told.leave("")?;
+                }
+                return Err(io::Error::new(io::ErrorKind::Interrupted, why));
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
         if self.0.fails.load(Ordering::Relaxed) {
+            told.leave("")?;
             return Err(io::Error::other("the lease ended"));
         }
+        self.0.nvram.lock().unwrap().clone_from(&machine.nvram);
         let mut disks = Vec::new();
         for disk in &machine.disks {
             // Only what is said to be allocated is read.
@@ -44,6 +61,15 @@ impl Sink for Whole {
         }
         self.0.machines.lock().unwrap().push((String::from_utf8(machine.vmx.clone()).unwrap(), disks));
         Ok(Pushed { reference: Some("vm-7".into()) })
+    }
+
+    fn is_there(&self, _: &str) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn undo(&self, trace: &str) -> io::Result<bool> {
+        self.0.undone.lock().unwrap().push(trace.to_owned());
+        Ok(false)
     }
 }
 

@@ -8,6 +8,7 @@ use super::flow::Flow;
 use super::formats::cfg::Cfg;
 use super::formats::descriptor::Descriptor;
 use super::plan::{DiskPlan, Plan};
+use crate::datastore::sink::Course;
 use crate::disk::{Completion, ImportDisk};
 use crate::journal::Digest;
 
@@ -26,7 +27,7 @@ pub(super) struct Receiving {
     /// The VMX that is in place.
     pub(super) imported: Option<Digest>,
     /// The machine is on its way from the stage to its datastores.
-    pub(super) pushing: bool,
+    pub(super) pushing: Option<Arc<Course>>,
 }
 
 /// How far a disk is.
@@ -138,7 +139,7 @@ impl State {
         in_error: Option<&str>,
     ) -> Result<&mut Receiving, ImportError> {
         let missing = match (self, in_error) {
-            (Self::Receiving(receiving), None) if receiving.pushing => {
+            (Self::Receiving(receiving), None) if receiving.pushing.is_some() => {
                 "the virtual machine is being brought to its datastore; wait until that is done".to_owned()
             }
             (Self::Receiving(receiving), None) => return Ok(receiving),
@@ -156,7 +157,7 @@ impl Receiving {
             .iter()
             .map(|disk| DiskSlot::new(disk.clone(), plan.into_snapshot(), bytes_in_flight))
             .collect();
-        Self { plan, disks, imported: None, pushing: false }
+        Self { plan, disks, imported: None, pushing: None }
     }
 
     /// A rewritten CFG that leads everything to the same places: the rest of it holds from now on.

@@ -29,6 +29,8 @@ struct Later {
     identities: HashSet<LedgerKey>,
     /// The directory moved again.
     moved: bool,
+    /// A machine was pushed again, or its push is over.
+    pushed: bool,
     /// Objects whose ledger entry was renewed or closed.
     objects: Keys,
     /// The same of inventories.
@@ -76,6 +78,11 @@ impl Later {
                     && self.mapped.get(disk).is_none_or(|epoch| region.epoch >= *epoch)
             }
             Record::FileStored { name, .. } => self.files.insert(name.clone()),
+            Record::Pushing { .. } => !std::mem::replace(&mut self.pushed, true),
+            Record::VmxImported { .. } => {
+                self.pushed = true;
+                true
+            }
             Record::SessionMoved { .. } => !std::mem::replace(&mut self.moved, true),
             Record::LedgerCreated { key, .. } => self.objects.insert(key),
             Record::LedgerIdentity { key, .. } => {
@@ -191,4 +198,34 @@ pub fn inventory(records: &[Record]) -> Vec<InventoryEntry<'_>> {
         }
     }
     found
+}
+
+/// What a push left that never ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// The hypervisor's configured name.
+    pub hypervisor: String,
+    /// Name of the datastore of its VMX.
+    pub datastore: String,
+    /// Path of its VMX there.
+    pub path: String,
+    /// By what its sink finds it.
+    pub trace: String,
+}
+
+/// What a push left; `None` where there was none, or nothing is left, or its machine is complete.
+#[must_use]
+pub fn left(records: &[Record]) -> Option<Left> {
+    let last = records
+        .iter()
+        .rfind(|record| matches!(record, Record::Pushing { .. } | Record::VmxImported { .. }))?;
+    match last {
+        Record::Pushing { hypervisor, datastore, path, trace } if !trace.is_empty() => Some(Left {
+            hypervisor: hypervisor.clone(),
+            datastore: datastore.clone(),
+            path: path.clone(),
+            trace: trace.clone(),
+        }),
+        _ => None,
+    }
 }

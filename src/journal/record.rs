@@ -173,6 +173,18 @@ pub enum Record {
         /// Its name.
         name: String,
     },
+    /// What is about to be made of a machine that is brought to a hypervisor as a whole, or what was; ends with
+    /// [`Record::VmxImported`].
+    Pushing {
+        /// The hypervisor's configured name.
+        hypervisor: String,
+        /// Name of the datastore of its VMX.
+        datastore: String,
+        /// Path of its VMX there.
+        path: String,
+        /// By what it is found again, in its sink's notation; empty: nothing of it is left.
+        trace: String,
+    },
     /// The CFG that was accepted last holds no more, and no disk of it: the session waits for another.
     CfgWithdrawn,
     /// The session's directory of the share has another path.
@@ -232,6 +244,9 @@ impl Record {
             Self::InventoryRemoved { hypervisor, kind, name } => {
                 put(out, 23).string(hypervisor).raw(&[*kind as u8]).string(name)
             }
+            Self::Pushing { hypervisor, datastore, path, trace } => {
+                put(out, 30).string(hypervisor).string(datastore).string(path).string(trace)
+            }
         };
     }
 
@@ -281,6 +296,12 @@ impl Record {
                 hypervisor: from.string()?,
                 kind: from.inventory_kind()?,
                 name: from.string()?,
+            },
+            30 => Self::Pushing {
+                hypervisor: from.string()?,
+                datastore: from.string()?,
+                path: from.string()?,
+                trace: from.string()?,
             },
             tag => return Err(DecodeError::UnknownTag(tag)),
         })
@@ -511,6 +532,12 @@ pub(super) mod tests {
                 name: "[b] c".into(),
             },
             Record::SessionMoved { directory: "vms/web".into(), followers: "New folder".into() },
+            Record::Pushing {
+                hypervisor: "vc".into(),
+                datastore: "datastore1".into(),
+                path: "vm/x.vmx".into(),
+                trace: "{}".into(),
+            },
             Record::SessionRemoved,
         ]
     }

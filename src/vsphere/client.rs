@@ -1,8 +1,8 @@
 //! A session with one vCenter or ESXi host: opened when it is needed, opened again when it is lost, closed at the end.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::Ref;
 use super::error::VsphereError;
 use super::http::{Https, Transport};
+use super::keeper::Keeper;
 use super::soap;
 use super::tls::Trust;
 use super::xml::{Element, Writer};
@@ -152,7 +153,16 @@ impl Client {
         let server = https.server();
         let mut client = Self::over(Box::new(https.clone()), account, server);
         client.https = Some(https);
-        client.keeper = Some(Keeper::start(&client.shared));
+        let shared = Arc::downgrade(&client.shared);
+        let keep = move || match shared.upgrade() {
+            Some(shared) => {
+                shared.keep_alive();
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(()),
+        };
+        // Without it sessions end when idle, and are opened again: slower, not wrong.
+        client.keeper = Some(Keeper::start("vsphere keep-alive", KEEP_ALIVE, keep));
         Ok(client)
     }
 
@@ -362,47 +372,6 @@ impl Shared {
             Err(error) if error.kind() == "NotAuthenticated" => self.forget(&live),
             Err(error) => tracing::debug!("{}: keep-alive: {error}", self.server),
             Ok(_) => {}
-        }
-    }
-}
-
-/// A thread that keeps the session alive until the client goes.
-struct Keeper {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Keeper {
-    fn start(shared: &Arc<Shared>) -> Self {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let (shared, stopped) = (Arc::downgrade(shared), Arc::clone(&stop));
-        let run = move || {
-            let (flag, changed) = &*stopped;
-            loop {
-                let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                let waited = changed.wait_timeout_while(guard, KEEP_ALIVE, |stop| !*stop);
-                let (stop, _) = waited.unwrap_or_else(PoisonError::into_inner);
-                if *stop {
-                    return;
-                }
-                drop(stop);
-                let Some(shared) = shared.upgrade() else { return };
-                shared.keep_alive();
-            }
-        };
-        let thread = std::thread::Builder::new().name("vsphere keep-alive".into()).spawn(run);
-        // Without a thread sessions end when idle, and are opened again: slower, not wrong.
-        Self { stop, thread: thread.map_err(|error| tracing::warn!("no keep-alive thread: {error}")).ok() }
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        let (flag, changed) = &*self.stop;
-        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // it has nothing to tell
         }
     }
 }

@@ -82,6 +82,17 @@ pub enum VsphereError {
         /// The bound.
         seconds: u64,
     },
+    /// A lease that is no more, though nothing was wrong with what was uploaded.
+    #[error("{what}: {why}")]
+    Ended {
+        /// What can't be done without it.
+        what: String,
+        /// Why it is no more.
+        why: String,
+    },
+    /// Nobody wants the answer any more.
+    #[error("it is not wanted any more")]
+    Unwanted,
     /// Any other sentence.
     #[error("{0}")]
     Told(String),
@@ -110,10 +121,13 @@ impl VsphereError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Silent { .. } | Self::TimedOut { .. } => {
-                true
-            }
-            Self::Http { status, .. } => *status >= 500,
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Silent { .. }
+            | Self::TimedOut { .. }
+            | Self::Ended { .. } => true,
+            // 507: full, and that needs somebody.
+            Self::Http { status, .. } => *status >= 500 && *status != 507,
             _ => matches!(
                 self.kind(),
                 "NotAuthenticated" | "TaskInProgress" | "HostCommunication" | "HostNotConnected"

@@ -447,19 +447,43 @@ impl Client {
     }
 
     fn stores_among(&self, datastores: &[Ref]) -> Result<Vec<Store>, VsphereError> {
-        let paths = [
-            "name",
-            "summary.url",
-            "summary.accessible",
-            "summary.freeSpace",
-            "summary.capacity",
-            "summary.maintenanceMode",
-            "host",
-        ];
-        let found = self.properties("Datastore", datastores, &paths)?;
+        let found = self.properties("Datastore", datastores, STORE_PATHS)?;
         Ok(found.iter().map(store).collect())
     }
+
+    /// The datastore of that name, in whichever datacenter; of several, the one with that UUID.
+    pub fn one_store(&self, name: &str, uuid: Option<&str>) -> Result<Store, VsphereError> {
+        let all = self.below(&self.root()?, "Datastore", STORE_PATHS)?;
+        let all: Vec<_> = all.iter().map(store).collect();
+        let mut found: Vec<_> = all.iter().filter(|store| store.name == name).collect();
+        if let Some(uuid) = uuid {
+            found.retain(|store| same(&store.uuid, uuid));
+        }
+        match found.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => told(format!(
+                "{} has no datastore '{name}'{}; it has: {}; correct the configuration",
+                self.server(),
+                uuid.map(|uuid| format!(" with the UUID {uuid}")).unwrap_or_default(),
+                listed(all.iter().map(|store| store.name.clone()))
+            )),
+            _ => told(format!(
+                "{} has several datastores '{name}'; give the uuid of the one that is meant in the configuration",
+                self.server()
+            )),
+        }
+    }
 }
+
+const STORE_PATHS: &[&str] = &[
+    "name",
+    "summary.url",
+    "summary.accessible",
+    "summary.freeSpace",
+    "summary.capacity",
+    "summary.maintenanceMode",
+    "host",
+];
 
 fn store(object: &Object) -> Store {
     let mounts = object.values.get("host").map(|hosts| hosts.children.as_slice()).unwrap_or_default();

@@ -1,13 +1,14 @@
 //! HttpNfcLease: the server makes a virtual machine, and its disks are uploaded to it.
 //!
 //! A lease dies when nothing moves for its timeout, and a server then removes what it made. So a lease is opened when all data is
-//! at hand, told its progress every few seconds, and ended explicitly on every way out: [`Lease::complete`], or else it is aborted and
-//! the machine removed when it is dropped.
+//! at hand, told its progress every few seconds, and ended explicitly on every way out: [`Lease::complete`], or else it is aborted
+//! when it is dropped. What may be left of the machine then is [`super::trace`]'s business.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_TYPE;
@@ -16,6 +17,7 @@ use reqwest::{Method, Url};
 use super::client::Client;
 use super::error::{Fault, VsphereError};
 use super::http::{Https, read_bounded};
+use super::keeper::Keeper;
 use super::spec::Spec;
 use super::tls::{Thumbprint, Trust};
 use super::xml::Element;
@@ -27,11 +29,11 @@ pub const READY_TIMEOUT: Duration = Duration::from_mins(30);
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// After so long without a byte that moves, an upload is given up: the lease would be dead soon.
 const STALL_MAX: Duration = Duration::from_mins(4);
+/// How soon an upload that is not wanted any more ends.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// The bound of one upload: its bytes at this rate, and an hour.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 const UPLOAD_TIMEOUT_LEAST: Duration = Duration::from_hours(1);
-/// Until a machine that a failed lease left is gone.
-const DESTROY_TIMEOUT: Duration = Duration::from_mins(5);
 /// Bytes of an answer to an upload.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
@@ -47,20 +49,55 @@ pub struct Device {
     disk: bool,
 }
 
-/// Bytes that moved, and what of them the server was told.
+/// How far the uploads of a lease are.
 #[derive(Debug, Default)]
-struct Meter {
+pub struct Meter {
+    /// Bytes of all disks, and of those how many are on their way: for the percentage that people see.
     total: AtomicU64,
+    done: AtomicU64,
+    /// Bytes that moved: whether anything does.
     moved: AtomicU64,
-    broken: AtomicBool,
+    /// Why nothing more is to be sent.
+    broken: Mutex<Option<String>>,
+    /// Why what was to be sent can't be read.
+    unreadable: Mutex<Option<String>>,
 }
 
 impl Meter {
+    /// Bytes that all uploads are of, as the disks have them.
+    pub fn expect(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How many of those are done.
+    pub fn reach(&self, bytes: u64) {
+        self.done.store(bytes, Ordering::Relaxed);
+    }
+
     fn percent(&self) -> u64 {
         let total = self.total.load(Ordering::Relaxed).max(1);
         // 100 would say that it is over.
-        (self.moved.load(Ordering::Relaxed).saturating_mul(100) / total).min(99)
+        (self.done.load(Ordering::Relaxed).saturating_mul(100) / total).min(99)
     }
+
+    fn fail(&self, why: String) {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+
+    fn broken(&self) -> Option<String> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Where a lease's machine is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Home<'a> {
+    /// Its resource pool.
+    pub pool: &'a Ref,
+    /// Its folder.
+    pub folder: &'a Ref,
+    /// Its host, where the server does not choose.
+    pub host: Option<&'a Ref>,
 }
 
 /// A lease that is ready.
@@ -77,47 +114,34 @@ pub struct Lease<'c> {
 }
 
 impl<'c> Lease<'c> {
-    /// Opens a lease for a machine of that spec, and waits until it is ready.
+    /// Opens a lease for a machine of that spec, and waits until it is ready, or not `wanted`. `made` is told the lease as soon as
+    /// there is one; where it fails, or anything after it, the lease is aborted.
     pub fn open(
         client: &'c Arc<Client>,
-        pool: &Ref,
-        folder: &Ref,
-        host: Option<&Ref>,
+        home: Home<'_>,
         spec: &Spec,
         what: &str,
+        wanted: &dyn Fn() -> bool,
+        made: impl FnOnce(&Ref) -> Result<(), VsphereError>,
     ) -> Result<Self, VsphereError> {
-        let made = client.call("ImportVApp", pool, |w| {
+        let answer = client.call("ImportVApp", home.pool, |w| {
             w.typed("spec", "VirtualMachineImportSpec", |w| {
                 w.element("configSpec", |w| {
                     w.raw(&spec.body);
                 });
             });
-            w.reference("folder", folder);
-            if let Some(host) = host {
+            w.reference("folder", home.folder);
+            if let Some(host) = home.host {
                 w.reference("host", host);
             }
         });
-        let made = made.map_err(|error| error.about(what))?;
-        let reference = soap::returned_reference("ImportVApp", &made)?;
-        let info = client.watch(&reference, &["state", "error", "info"], READY_TIMEOUT, what, |known| {
-            match known.get("state").map(|state| state.text.trim()) {
-                Some("ready") => Ok(known.get("info").cloned()),
-                Some("error") => Err(VsphereError::Fault(known.get("error").map_or_else(
-                    || Fault {
-                        kind: String::new(),
-                        message: "the lease failed".into(),
-                        detail: Box::default(),
-                    },
-                    Fault::of_localized,
-                ))),
-                _ => Ok(None),
-            }
-        });
-        let read = info.map_err(|error| error.about(what)).and_then(|info| read_info(&info));
-        match read {
+        let answer = answer.map_err(|error| error.about(what))?;
+        let reference = soap::returned_reference("ImportVApp", &answer)?;
+        let ready = made(&reference).and_then(|()| ready(client, &reference, what, wanted));
+        match ready {
             Ok((entity, devices)) => {
                 let meter = Arc::new(Meter::default());
-                let keeper = Keeper::start(client, &reference, &meter);
+                let keeper = keeper(client, &reference, &meter);
                 Ok(Self { client, reference, entity, devices, meter, keeper: Some(keeper), ended: false })
             }
             Err(error) => {
@@ -144,51 +168,94 @@ impl<'c> Lease<'c> {
         }
     }
 
-    /// Says how many bytes all uploads will have in all, for progress.
-    pub fn expect(&self, bytes: u64) {
-        self.meter.total.store(bytes, Ordering::Relaxed);
+    /// How far the uploads are, for who makes what is uploaded.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
-    /// Uploads a streamOptimized VMDK of about `expected` bytes to a device; `exact` where that is its very length.
+    /// Uploads a streamOptimized VMDK to a device, for as long as it is `wanted`. `bytes` bounds the time that it may take.
     pub fn upload(
         &self,
         device: &Device,
         source: impl Read + Send + 'static,
-        expected: u64,
-        exact: bool,
+        bytes: u64,
         what: &str,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<(), VsphereError> {
         let own = self.client.https()?;
         let url = device.url.replacen("://*", &format!("://{}", own.authority()), 1);
         let url = Url::parse(&url).map_err(|error| VsphereError::Told(format!("{what}: {url}: {error}")))?;
-        let other;
         let https = if url.host_str() == Some(own.host()) || device.thumbprint.is_empty() {
-            own
+            own.clone()
         } else {
             // The host is another than the server; its digest came from the server, over a connection that is trusted.
             let thumbprint = Thumbprint::parse(&device.thumbprint).map_err(VsphereError::Told)?;
-            other = Https::new(url.as_str(), &Trust::Thumbprint(thumbprint))?;
-            &other
+            Https::new(url.as_str(), &Trust::Thumbprint(thumbprint))?
         };
-        let limit = UPLOAD_TIMEOUT_LEAST + Duration::from_secs(expected / BYTES_PER_SECOND_MIN);
+        let limit = UPLOAD_TIMEOUT_LEAST + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
         let request = https
             .request(Method::POST, url, None, limit)
             .header(CONTENT_TYPE, "application/x-vnd.vmware-streamVmdk")
             .header("Overwrite", "t");
         let metered = Metered { source, meter: Arc::clone(&self.meter) };
-        let answer = https.upload(request, metered, exact.then_some(expected))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let said = read_bounded(answer, &https.server(), ANSWER_BYTES_MAX).unwrap_or_default();
-        tracing::warn!("{what}: {status}: {}", String::from_utf8_lossy(&said));
-        let advice = match status.as_u16() {
-            404 => "; the lease has ended, look at the hypervisor's events",
-            507 => "; its datastore is full",
-            _ => "",
+        // On a thread of its own: a server that takes nothing and closes nothing holds its sender, and that must hold nobody else. It
+        // ends with its connection, or with the limit.
+        let (done, answered) = mpsc::sync_channel(1);
+        let run = move || {
+            let sent = https.upload(request, metered, None).map(|answer| {
+                let status = answer.status();
+                (status, read_bounded(answer, &https.server(), ANSWER_BYTES_MAX).unwrap_or_default())
+            });
+            let _ = done.send(sent); // whoever waited may have given up
         };
-        Err(VsphereError::Http { what: what.to_owned(), status: status.as_u16(), advice })
+        std::thread::Builder::new()
+            .name("lease upload".into())
+            .spawn(run)
+            .map_err(|error| VsphereError::Told(format!("{what}: {error}")))?;
+        let sent = loop {
+            match answered.recv_timeout(LOOK_INTERVAL) {
+                Ok(sent) => break sent,
+                Err(RecvTimeoutError::Timeout) if !wanted() => {
+                    self.meter.fail("it is not wanted any more".into());
+                    return Err(VsphereError::Unwanted);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Err(VsphereError::Told(format!("{what}: it broke off")));
+                }
+            }
+            if let Some(why) = self.meter.broken() {
+                return Err(VsphereError::Ended { what: what.to_owned(), why });
+            }
+        };
+        self.judge(sent, what)
+    }
+
+    /// What an upload came to. Why it broke off here says more than that its connection did.
+    fn judge(
+        &self,
+        sent: Result<(reqwest::StatusCode, Vec<u8>), VsphereError>,
+        what: &str,
+    ) -> Result<(), VsphereError> {
+        if let Some(why) = self.meter.unreadable.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(VsphereError::Told(format!("{what}: the staged disk can't be read: {why}")));
+        }
+        let (status, said) = match (sent, self.meter.broken()) {
+            (Ok((status, _)), _) if status.is_success() => return Ok(()),
+            (_, Some(why)) => return Err(VsphereError::Ended { what: what.to_owned(), why }),
+            (sent, None) => sent?,
+        };
+        tracing::warn!("{what}: {status}: {}", String::from_utf8_lossy(&said));
+        match status.as_u16() {
+            404 => Err(VsphereError::Ended {
+                what: what.to_owned(),
+                why: "the lease has ended, look at the hypervisor's events".into(),
+            }),
+            status => {
+                let advice = if status == 507 { "; its datastore is full" } else { "" };
+                Err(VsphereError::Http { what: what.to_owned(), status, advice })
+            }
+        }
     }
 
     /// All is uploaded: the machine is the inventory's from now on.
@@ -207,30 +274,41 @@ impl<'c> Lease<'c> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         drop(self.keeper.take());
-        if self.ended {
-            return;
-        }
-        abort(self.client, &self.reference);
-        // A server removes the machine with the lease; where it did not, nobody else will.
-        if self.client.properties_of(&self.entity, &["name"]).is_err() {
-            return;
-        }
-        let what = "the half-made virtual machine can't be removed";
-        if let Err(error) = self.client.run_task("Destroy_Task", &self.entity, DESTROY_TIMEOUT, what, |_| {})
-            && error.kind() != "ManagedObjectNotFound"
-        {
-            tracing::error!("{error}");
+        if !self.ended {
+            abort(self.client, &self.reference);
         }
     }
 }
 
-fn abort(client: &Client, lease: &Ref) {
+/// Ends a lease; one that has ended is fine.
+pub(super) fn abort(client: &Client, lease: &Ref) {
     match client.call("HttpNfcLeaseAbort", lease, |_| {}) {
         Err(error) if error.kind() != "ManagedObjectNotFound" => {
             tracing::warn!("a lease can't be aborted, it ends by itself: {error}");
         }
         _ => {}
     }
+}
+
+/// Waits until a lease is ready: its machine, and where that one's disks go.
+fn ready(
+    client: &Client,
+    lease: &Ref,
+    what: &str,
+    wanted: &dyn Fn() -> bool,
+) -> Result<(Ref, Vec<Device>), VsphereError> {
+    let paths = ["state", "error", "info"];
+    let info = client.watch_while(lease, &paths, (READY_TIMEOUT, Some(wanted)), what, |known| {
+        match known.get("state").map(|state| state.text.trim()) {
+            Some("ready") => Ok(known.get("info").cloned()),
+            Some("error") => Err(VsphereError::Fault(known.get("error").map_or_else(
+                || Fault { kind: String::new(), message: "the lease failed".into(), detail: Box::default() },
+                Fault::of_localized,
+            ))),
+            _ => Ok(None),
+        }
+    });
+    read_info(&info.map_err(|error| error.about(what))?)
 }
 
 fn read_info(info: &Element) -> Result<(Ref, Vec<Device>), VsphereError> {
@@ -254,74 +332,43 @@ struct Metered<R> {
 
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.meter.broken.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the lease has ended"));
+        if let Some(why) = self.meter.broken() {
+            return Err(io::Error::other(why));
         }
-        let read = self.source.read(buffer)?;
+        let read = self.source.read(buffer).inspect_err(|error| {
+            let mut told = self.meter.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+            told.get_or_insert(error.to_string());
+        })?;
         self.meter.moved.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
 }
 
-/// A thread that tells the server how far it is.
-struct Keeper {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Keeper {
-    fn start(client: &Arc<Client>, lease: &Ref, meter: &Arc<Meter>) -> Self {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let (client, lease, meter, stopped) =
-            (Arc::clone(client), lease.clone(), Arc::clone(meter), Arc::clone(&stop));
-        let run = move || {
-            let (flag, changed) = &*stopped;
-            let mut last = (Instant::now(), meter.moved.load(Ordering::Relaxed));
-            loop {
-                let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                let waited = changed.wait_timeout_while(guard, PROGRESS_INTERVAL, |stop| !*stop);
-                let (stop, _) = waited.unwrap_or_else(PoisonError::into_inner);
-                if *stop {
-                    return;
-                }
-                drop(stop);
-                let moved = meter.moved.load(Ordering::Relaxed);
-                if moved != last.1 {
-                    last = (Instant::now(), moved);
-                } else if last.0.elapsed() > STALL_MAX {
-                    tracing::error!(
-                        "nothing was uploaded for {} seconds, the lease is given up",
-                        STALL_MAX.as_secs()
-                    );
-                    meter.broken.store(true, Ordering::Relaxed);
-                    return;
-                }
-                let told = client.call("HttpNfcLeaseProgress", &lease, |w| {
-                    w.value("percent", meter.percent());
-                });
-                if let Err(error) = told {
-                    tracing::warn!("a lease's progress was not taken: {error}");
-                    if !error.is_transient() {
-                        meter.broken.store(true, Ordering::Relaxed);
-                        return;
-                    }
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("lease".into()).spawn(run);
-        Self { stop, thread: thread.map_err(|error| tracing::error!("no thread for a lease: {error}")).ok() }
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        let (flag, changed) = &*self.stop;
-        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // it has nothing to tell
+/// Tells the server how far the uploads are, and sees whether they are.
+fn keeper(client: &Arc<Client>, lease: &Ref, meter: &Arc<Meter>) -> Keeper {
+    let (client, lease, meter) = (Arc::clone(client), lease.clone(), Arc::clone(meter));
+    let mut last = (Instant::now(), meter.moved.load(Ordering::Relaxed));
+    Keeper::start("lease", PROGRESS_INTERVAL, move || {
+        let moved = meter.moved.load(Ordering::Relaxed);
+        if moved != last.1 {
+            last = (Instant::now(), moved);
+        } else if last.0.elapsed() > STALL_MAX {
+            meter.fail(format!("nothing was taken for {} seconds", STALL_MAX.as_secs()));
+            return ControlFlow::Break(());
         }
-    }
+        let told = client.call("HttpNfcLeaseProgress", &lease, |w| {
+            w.value("percent", meter.percent());
+        });
+        match told {
+            Err(error) if !error.is_transient() => {
+                meter.fail(format!("the lease has ended: {error}"));
+                return ControlFlow::Break(());
+            }
+            Err(error) => tracing::warn!("a lease's progress was not taken: {error}"),
+            Ok(_) => {}
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 //! - [`register`]: a VMX on a datastore becomes a virtual machine; [`machines`]: those that are there
 //! - [`files`]: small files through `/folder`
 //! - [`appliance`]: the virtual machine that this runs in, disks attached to it and detached
-//! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded
+//! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded; [`trace`]: what of that is
+//!   left after a failure
 //! - [`manager`]: all that behind the trait that import sessions know ([`crate::inventory::Inventory`])
 //!
 //! Knows nothing of SMB and sessions. Calls block. Nothing here was seen running against a real ESXi host or vCenter: only
@@ -19,6 +20,7 @@ pub mod error;
 pub mod files;
 pub mod http;
 pub mod inventory;
+mod keeper;
 pub mod lease;
 pub mod machines;
 pub mod manager;
@@ -32,6 +34,7 @@ pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod trace;
 pub mod xml;
 
 pub use client::{Account, Client};

@@ -20,17 +20,29 @@ pub enum On {
     Datastore,
 }
 
+/// What a privilege is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Whichever way a virtual machine comes.
+    All,
+    /// Registering what lies on a datastore.
+    Files,
+    /// Uploads to a lease.
+    Lease,
+}
+
 /// Privileges of the account: docs/vsphere.md says what each is for, packaging/vsphere-role.txt is the role.
-pub const PRIVILEGES: &[(On, &str)] = &[
-    (On::Datastore, "Datastore.Browse"),
-    (On::Datastore, "Datastore.FileManagement"),
-    (On::Datastore, "Datastore.AllocateSpace"),
-    (On::Folder, "VirtualMachine.Inventory.Register"),
-    (On::Folder, "VirtualMachine.Inventory.Create"),
-    (On::Folder, "VirtualMachine.Interact.AnswerQuestion"),
-    (On::Folder, "VApp.Import"),
-    (On::Pool, "Resource.AssignVMToPool"),
-    (On::Pool, "VApp.Import"),
+pub const PRIVILEGES: &[(On, For, &str)] = &[
+    (On::Datastore, For::All, "Datastore.Browse"),
+    (On::Datastore, For::All, "Datastore.FileManagement"),
+    (On::Datastore, For::All, "Datastore.AllocateSpace"),
+    (On::Folder, For::Files, "VirtualMachine.Inventory.Register"),
+    (On::Folder, For::Files, "VirtualMachine.Interact.AnswerQuestion"),
+    (On::Folder, For::Lease, "VirtualMachine.Inventory.Create"),
+    (On::Folder, For::Lease, "VirtualMachine.Inventory.Delete"),
+    (On::Folder, For::Lease, "VApp.Import"),
+    (On::Pool, For::All, "Resource.AssignVMToPool"),
+    (On::Pool, For::Lease, "VApp.Import"),
 ];
 
 /// The licence edition of a free ESXi.
@@ -257,8 +269,10 @@ impl Findings<'_> {
             ));
         }
         for (key, named, on, object) in asked {
-            let ids: Vec<_> =
-                PRIVILEGES.iter().filter(|(place, _)| *place == on).map(|(_, id)| *id).collect();
+            let way = if self.wanted.whole { For::Lease } else { For::Files };
+            let needed =
+                PRIVILEGES.iter().filter(|(place, of, _)| *place == on && [For::All, way].contains(of));
+            let ids: Vec<_> = needed.map(|(.., id)| *id).collect();
             match missing_privileges(client, object, &ids) {
                 Ok(missing) if missing.is_empty() => {}
                 Ok(missing) => self.problem(

@@ -14,6 +14,8 @@ const PAGE_OBJECTS: usize = 500;
 const OBJECTS_MAX: usize = 200_000;
 /// How long the server holds one WaitForUpdatesEx before it answers that nothing happened.
 const WAIT_SECONDS: u64 = 30;
+/// The same where somebody may want the wait to end before that.
+const PACE_SECONDS: u64 = 2;
 /// The bound of such a call: its wait, and an ordinary call's time.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(WAIT_SECONDS + 60);
 
@@ -53,6 +55,12 @@ impl Object {
             .get(path)
             .map_or_else(Vec::new, |value| value.children.iter().filter_map(soap::reference).collect())
     }
+}
+
+/// The end of a wait, whatever comes.
+struct Until<'a> {
+    deadline: Instant,
+    wanted: Option<&'a dyn Fn() -> bool>,
 }
 
 fn property_set(w: &mut Writer, kind: &str, paths: &[&str]) {
@@ -208,9 +216,21 @@ impl Client {
         paths: &[&str],
         limit: Duration,
         what: &str,
+        done: impl FnMut(&BTreeMap<String, Element>) -> Result<Option<T>, VsphereError>,
+    ) -> Result<T, VsphereError> {
+        self.watch_while(object, paths, (limit, None), what, done)
+    }
+
+    /// [`Self::watch`], given up soon after the function beside the limit says that it is wanted no more.
+    pub fn watch_while<T>(
+        &self,
+        object: &Ref,
+        paths: &[&str],
+        (limit, wanted): (Duration, Option<&dyn Fn() -> bool>),
+        what: &str,
         mut done: impl FnMut(&BTreeMap<String, Element>) -> Result<Option<T>, VsphereError>,
     ) -> Result<T, VsphereError> {
-        let deadline = Instant::now() + limit;
+        let until = Until { deadline: Instant::now() + limit, wanted };
         // A connection that breaks while waiting says nothing about the object: the wait begins again.
         again(|| {
             self.with_session(|live| {
@@ -218,7 +238,7 @@ impl Client {
                 let made =
                     self.call_in(live, "CreatePropertyCollector", &live.content.property_collector, |_| {})?;
                 let collector = soap::returned_reference("CreatePropertyCollector", &made)?;
-                let outcome = self.watch_with(live, &collector, object, paths, deadline, &mut done);
+                let outcome = self.watch_with(live, &collector, object, paths, &until, &mut done);
                 if let Err(error) = self.call_in(live, "DestroyPropertyCollector", &collector, |_| {}) {
                     tracing::debug!("{}: {error}", self.server());
                 }
@@ -234,7 +254,7 @@ impl Client {
         collector: &Ref,
         object: &Ref,
         paths: &[&str],
-        deadline: Instant,
+        until: &Until<'_>,
         done: &mut impl FnMut(&BTreeMap<String, Element>) -> Result<Option<T>, VsphereError>,
     ) -> Result<Option<T>, VsphereError> {
         self.call_in(live, "CreateFilter", collector, |w| {
@@ -249,11 +269,15 @@ impl Client {
         let mut known = BTreeMap::new();
         let mut version = String::new();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = until.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
             }
-            let seconds = WAIT_SECONDS.min(left.as_secs().max(1));
+            if until.wanted.is_some_and(|wanted| !wanted()) {
+                return Err(VsphereError::Unwanted);
+            }
+            let pace = if until.wanted.is_some() { PACE_SECONDS } else { WAIT_SECONDS };
+            let seconds = pace.min(left.as_secs().max(1));
             let result = self.call_for(live, "WaitForUpdatesEx", collector, WAIT_TIMEOUT, |w| {
                 w.value("version", &version);
                 w.element("options", |w| {

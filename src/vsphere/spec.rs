@@ -152,6 +152,10 @@ pub struct Wanted<'a> {
     pub disks: &'a [DiskSpec],
     /// Networks of the datacenter.
     pub networks: &'a [(String, Ref)],
+    /// The instance UUID of a machine whose VMX brings none that it can keep.
+    pub instance: &'a str,
+    /// The file of its firmware's settings that will be put beside the VMX, if any.
+    pub nvram: Option<&'a str>,
 }
 
 /// The ConfigSpec.
@@ -161,6 +165,8 @@ pub struct Spec {
     pub body: String,
     /// Where each disk is, as a lease names it: `ParaVirtualSCSIController0:1`.
     pub addresses: Vec<String>,
+    /// Its instance UUID.
+    pub instance: String,
     /// Lines for the log: what could not be carried over.
     pub notes: Vec<String>,
 }
@@ -196,7 +202,7 @@ pub fn build(settings: &Settings, wanted: &Wanted<'_>) -> Result<Spec, String> {
     let mut builder = Builder { settings, used: BTreeSet::new(), notes: Vec::new() };
     let places = builder.places(wanted)?;
     let mut w = Writer::default();
-    builder.general(&mut w, wanted);
+    let instance = builder.general(&mut w, wanted);
     builder.processors(&mut w);
     let kinds = builder.controllers(&mut w, &places);
     let mut addresses = Vec::new();
@@ -208,9 +214,12 @@ pub fn build(settings: &Settings, wanted: &Wanted<'_>) -> Result<Spec, String> {
     }
     builder.cards(&mut w, wanted);
     builder.extra(&mut w);
+    if let Some(nvram) = wanted.nvram {
+        Builder::extra_config(&mut w, "nvram", nvram);
+    }
     builder.boot(&mut w);
     builder.leftovers();
-    Ok(Spec { body: w.into_text(), addresses, notes: builder.notes })
+    Ok(Spec { body: w.into_text(), addresses, instance, notes: builder.notes })
 }
 
 /// Where a disk is in the VMX.
@@ -268,14 +277,16 @@ impl Builder<'_> {
         found.iter().enumerate().map(|(number, place)| place.ok_or_else(|| missing(number))).collect()
     }
 
-    fn general(&mut self, w: &mut Writer, wanted: &Wanted<'_>) {
+    /// Returns the instance UUID.
+    fn general(&mut self, w: &mut Writer, wanted: &Wanted<'_>) -> String {
         w.value("name", wanted.name);
         let version = self.number("virtualHW.version");
         w.optional("version", version.map(|version| format!("vmx-{version}")));
         // `uuid.action` was decided when the VMX was rewritten: a copy gets identities of its own.
         let keep = self.settings.get("uuid.action") != Some("create");
         let uuid = |key: &str| self.settings.get(key).filter(|_| keep).and_then(super::register::canonical);
-        w.optional("uuid", uuid("uuid.bios")).optional("instanceUuid", uuid("vc.uuid"));
+        let instance = uuid("vc.uuid").unwrap_or_else(|| wanted.instance.to_owned());
+        w.optional("uuid", uuid("uuid.bios")).value("instanceUuid", &instance);
         let guest = self.take("guestOS").unwrap_or_default();
         let known = guest_id(&guest);
         if known.is_none() {
@@ -286,6 +297,7 @@ impl Builder<'_> {
         w.element("files", |w| {
             w.value("vmPathName", wanted.vmx_path);
         });
+        instance
     }
 
     fn processors(&mut self, w: &mut Writer) {
@@ -432,12 +444,16 @@ impl Builder<'_> {
             .collect();
         for key in keys {
             let value = self.take(&key).unwrap_or_default();
-            w.element("extraConfig", |w| {
-                w.value("key", &key).typed("value", "xsd:string", |w| {
-                    w.text(&value);
-                });
-            });
+            Self::extra_config(w, &key, &value);
         }
+    }
+
+    fn extra_config(w: &mut Writer, key: &str, value: &str) {
+        w.element("extraConfig", |w| {
+            w.value("key", key).typed("value", "xsd:string", |w| {
+                w.text(value);
+            });
+        });
     }
 
     fn boot(&mut self, w: &mut Writer) {

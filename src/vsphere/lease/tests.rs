@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::vsphere::task::tests::with_collector;
-use crate::vsphere::testing::{Script, fault, object, script_client};
+use crate::vsphere::testing::{Script, fault, script_client};
 
 const INFO: &str = "<val><lease type=\"HttpNfcLease\">l-1</lease><entity type=\"VirtualMachine\">vm-7</entity>\
     <deviceUrl><key>/7/a</key><importKey>/web/ParaVirtualSCSIController0:1</importKey><url>https://*/nfc/l-1/a.vmdk</url>\
@@ -12,7 +12,7 @@ const INFO: &str = "<val><lease type=\"HttpNfcLease\">l-1</lease><entity type=\"
     </deviceUrl></val>";
 
 fn spec() -> Spec {
-    Spec { body: "<name>web</name>".into(), addresses: Vec::new(), notes: Vec::new() }
+    Spec { body: "<name>web</name>".into(), addresses: Vec::new(), instance: "i".into(), notes: Vec::new() }
 }
 
 fn update(properties: &[(&str, &str)]) -> String {
@@ -29,10 +29,22 @@ fn script() -> Script {
     script
 }
 
+/// Pool, folder, host.
+static HOME: std::sync::LazyLock<[Ref; 3]> = std::sync::LazyLock::new(|| {
+    [Ref::new("ResourcePool", "p"), Ref::new("Folder", "f"), Ref::new("HostSystem", "h")]
+});
+
+fn home() -> Home<'static> {
+    let [pool, folder, host] = &*HOME;
+    Home { pool, folder, host: Some(host) }
+}
+
 fn open(client: &Arc<Client>) -> Result<Lease<'_>, VsphereError> {
-    let (pool, folder, host) =
-        (Ref::new("ResourcePool", "p"), Ref::new("Folder", "f"), Ref::new("HostSystem", "h"));
-    Lease::open(client, &pool, &folder, Some(&host), &spec(), "web can't be made")
+    let made = |lease: &Ref| {
+        assert_eq!(lease.id, "l-1");
+        Ok(())
+    };
+    Lease::open(client, home(), &spec(), "web can't be made", &|| true, made)
 }
 
 #[test]
@@ -60,23 +72,24 @@ fn opened_when_ready_and_completed() {
 }
 
 #[test]
-fn dropped_it_is_aborted_and_its_machine_removed() {
+fn dropped_it_is_aborted() {
     let script = script();
     script.answer("WaitForUpdatesEx", &update(&[("state", "<val>ready</val>"), ("info", INFO)]));
     let client = Arc::new(script_client(&script));
-    let lease = open(&client).unwrap();
-    // The server left the machine.
-    script.answer_properties("VirtualMachine", &object("VirtualMachine", "vm-7", &[("name", "web")]));
-    script.answer("Destroy_Task", "<returnval type=\"Task\">t-1</returnval>");
-    script.answer("WaitForUpdatesEx", &update(&[("info.state", "<val>success</val>")]));
-    drop(lease);
-    assert_eq!(script.requests("HttpNfcLeaseAbort").len(), 1);
-    assert_eq!(script.requests("Destroy_Task")[0].text_at(&["_this"]), "vm-7");
-    // The server removed it.
-    script.answer("WaitForUpdatesEx", &update(&[("state", "<val>ready</val>"), ("info", INFO)]));
-    script.fault("RetrievePropertiesEx", &fault("ManagedObjectNotFound", ""));
     drop(open(&client).unwrap());
-    assert_eq!((script.requests("HttpNfcLeaseAbort").len(), script.requests("Destroy_Task").len()), (2, 1));
+    assert_eq!(script.requests("HttpNfcLeaseAbort").len(), 1);
+}
+
+#[test]
+fn one_that_can_not_be_noted_or_is_not_wanted_is_aborted() {
+    let script = script();
+    let client = Arc::new(script_client(&script));
+    let full = |_: &Ref| Err(VsphereError::Told("the journal is full".into()));
+    let told = Lease::open(&client, home(), &spec(), "x", &|| true, full).err().unwrap().to_string();
+    assert_eq!(told, "the journal is full");
+    let gone = Lease::open(&client, home(), &spec(), "x", &|| false, |_| Ok(())).err().unwrap();
+    assert_eq!(gone, VsphereError::Unwanted);
+    assert_eq!(script.requests("HttpNfcLeaseAbort").len(), 2);
 }
 
 #[test]
@@ -96,13 +109,42 @@ fn one_that_never_becomes_ready_is_aborted() {
 #[test]
 fn progress_never_says_that_it_is_over_and_a_dead_lease_ends_the_upload() {
     let meter = Arc::new(Meter::default());
-    meter.total.store(10, Ordering::Relaxed);
+    meter.expect(10);
     let mut metered = Metered { source: io::repeat(1), meter: Arc::clone(&meter) };
     metered.read_exact(&mut [0; 5]).unwrap();
+    assert_eq!((meter.percent(), meter.moved.load(Ordering::Relaxed)), (0, 5));
+    meter.reach(5);
     assert_eq!(meter.percent(), 50);
-    metered.read_exact(&mut [0; 50]).unwrap();
+    meter.reach(50);
     assert_eq!(meter.percent(), 99);
-    meter.broken.store(true, Ordering::Relaxed);
-    assert!(metered.read(&mut [0; 5]).is_err());
+    meter.fail("the lease has ended".into());
+    assert_eq!(metered.read(&mut [0; 5]).unwrap_err().to_string(), "the lease has ended");
     assert_eq!(Meter::default().percent(), 0);
+}
+
+#[test]
+fn a_source_that_can_not_be_read_is_told_as_that() {
+    struct Torn;
+    impl Read for Torn {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("sector 7"))
+        }
+    }
+    let script = script();
+    script.answer("WaitForUpdatesEx", &update(&[("state", "<val>ready</val>"), ("info", INFO)]));
+    let client = Arc::new(script_client(&script));
+    let lease = open(&client).unwrap();
+    let mut metered = Metered { source: Torn, meter: Arc::clone(lease.meter()) };
+    assert!(metered.read(&mut [0; 5]).is_err());
+    let lost = VsphereError::Lost { server: "hv".into(), why: "body".into() };
+    let told = lease.judge(Err(lost.clone()), "a.vmdk can't be uploaded").unwrap_err();
+    assert_eq!(told.to_string(), "a.vmdk can't be uploaded: the staged disk can't be read: sector 7");
+    assert!(!told.is_transient() && lease.judge(Err(lost), "a").unwrap_err().is_transient());
+    for (status, transient, part) in
+        [(404, true, "the lease has ended"), (507, false, "its datastore is full"), (503, true, "503")]
+    {
+        let told =
+            lease.judge(Ok((reqwest::StatusCode::from_u16(status).unwrap(), Vec::new())), "a").unwrap_err();
+        assert!(told.is_transient() == transient && told.to_string().contains(part), "{told}");
+    }
 }

@@ -23,6 +23,7 @@ fn wanted() -> Wanted {
         },
         vm_name: "web".into(),
         register: true,
+        whole: false,
         stop_on_conflict: true,
         stores: vec![store],
     }
@@ -162,6 +163,25 @@ fn without_registration_only_datastores_matter_and_room_for_thin_disks_is_a_note
 }
 
 #[test]
+fn only_the_privileges_of_the_way_that_is_taken_are_needed() {
+    let missing = |denied: &'static str, whole: bool| {
+        let mut site = Site::new();
+        site.denied = denied;
+        let problems = check_with(&site, &Wanted { whole, ..wanted() }).problems;
+        problems.into_iter().map(|problem| problem.key).collect::<Vec<_>>()
+    };
+    for (privilege, files, lease) in [
+        ("VApp.Import", &[][..], &["folder", "resourcepool"][..]),
+        ("VirtualMachine.Inventory.Delete", &[], &["folder"]),
+        ("VirtualMachine.Inventory.Register", &["folder"], &[]),
+        ("Resource.AssignVMToPool", &["resourcepool"], &["resourcepool"]),
+    ] {
+        assert_eq!(missing(privilege, false), files, "{privilege}");
+        assert_eq!(missing(privilege, true), lease, "{privilege}");
+    }
+}
+
+#[test]
 fn a_free_host_is_told_before_the_data_comes() {
     let mut site = Site::new();
     site.edition = "esxBasic";
@@ -210,7 +230,7 @@ fn privileges_are_documented_and_in_the_role() {
     let role = include_str!("../../../packaging/vsphere-role.txt");
     let needed: Vec<_> = PRIVILEGES
         .iter()
-        .map(|(_, privilege)| privilege)
+        .map(|(.., privilege)| privilege)
         .chain(crate::vsphere::appliance::PRIVILEGES)
         .chain([&crate::vsphere::snapshots::PRIVILEGE])
         .collect();

@@ -62,7 +62,14 @@ fn disks() -> Vec<DiskSpec> {
 fn spec(vmx: &str) -> Result<(Spec, Element), String> {
     let networks = [("VM Network".to_owned(), Ref::new("Network", "net-1"))];
     let disks = disks();
-    let wanted = Wanted { name: "we%2fb", vmx_path: "[ds1] web/web.vmx", disks: &disks, networks: &networks };
+    let wanted = Wanted {
+        name: "we%2fb",
+        vmx_path: "[ds1] web/web.vmx",
+        disks: &disks,
+        networks: &networks,
+        instance: "an-instance",
+        nvram: Some("web.nvram"),
+    };
     let spec = build(&Settings::parse(vmx.as_bytes()), &wanted)?;
     let tree = Element::parse(format!("<s xmlns:xsi=\"x\">{}</s>", spec.body).as_bytes()).unwrap();
     Ok((spec, tree))
@@ -151,8 +158,11 @@ fn what_can_not_be_carried_over_is_told() {
 
 #[test]
 fn a_copy_gets_identities_of_its_own() {
-    let (_, tree) = spec(&VMX.replace("\"keep\"", "\"create\"")).unwrap();
-    assert!(tree.child("uuid").is_none() && tree.child("instanceUuid").is_none());
+    let (spec, tree) = spec(&VMX.replace("\"keep\"", "\"create\"")).unwrap();
+    assert!(tree.child("uuid").is_none());
+    assert_eq!((tree.text_at(&["instanceUuid"]), spec.instance.as_str()), ("an-instance", "an-instance"));
+    let nvram = tree.all("extraConfig").find(|option| option.text_at(&["key"]) == "nvram").unwrap();
+    assert_eq!(nvram.text_at(&["value"]), "web.nvram");
 }
 
 #[test]
@@ -186,7 +196,8 @@ proptest! {
     fn any_vmx_is_a_spec_or_a_sentence(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let text = [VMX.as_bytes(), &bytes].concat();
         let disks = disks();
-        let wanted = Wanted { name: "n", vmx_path: "[d] n", disks: &disks, networks: &[] };
+        let wanted =
+            Wanted { name: "n", vmx_path: "[d] n", disks: &disks, networks: &[], instance: "i", nvram: None };
         if let Ok(spec) = build(&Settings::parse(&text), &wanted) {
             let tree = format!("<s xmlns:xsi=\"x\" xmlns:xsd=\"y\">{}</s>", spec.body);
             prop_assert!(Element::parse(tree.as_bytes()).is_ok());
