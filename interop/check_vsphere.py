@@ -132,7 +132,7 @@ def preflight(server, source, sim):
         ("resourcepool", dict(resourcepool="none"), "there is no resource pool 'none'; there are: DC0_C0/Resources, "),
         ("resourcepool", dict(hostsystem="DC0_H0"), "'DC0_C0_RP1' is not one of that host's"),
         ("dsname", dict(dsname="ds9"), "datacenter 'DC0' has no datastore 'ds9'; it has: "),
-        ("dsname", dict(dsname="other"), "the datastore 'other' of 'vc' is not mounted here"),
+        ("dsname", dict(dsname="other"), "the datastore 'other' of 'vc' is not in the configuration; add it there, with its path where it is mounted here"),
         ("vmname", dict(vmname="web", directory="elsewhere"), "a virtual machine 'web' is in that folder already"),
         ("vmname", dict(vmname="%" * 30), "longer than 80 characters"),
         ("directory", dict(directory="web"), "the directory [ds1] web exists already"),

@@ -93,6 +93,7 @@ func (l *lab) control() http.Handler {
 		l.lock.Lock()
 		defer l.lock.Unlock()
 		l.rules, l.order, l.uploads, l.calls = nil, nil, nil, map[string]int{}
+		l.leases = map[string]*lease{}
 	})
 	mux.HandleFunc("/expire", func(w http.ResponseWriter, r *http.Request) {
 		l.lock.Lock()

@@ -41,6 +41,8 @@ pub(super) enum Target {
     Extent(usize, Arc<ImportDisk>, Arc<Flow>),
     Pancbt(usize, Arc<AtomicU64>, Mutex<Option<pancbt::Merger>>),
     Own(Arc<std::fs::File>),
+    /// An extent whose disk left the stage with its machine.
+    Gone,
 }
 
 /// An open file. [`ImportFile::close`] is where late errors are told; dropping it without is a lost client.
@@ -262,20 +264,9 @@ impl Session {
                 }
                 Target::Small(kind, file)
             }
-            Content::Extent(number) => {
-                if writing {
-                    self.stage_again(&mut inner, number, &path, in_error.as_deref())
-                        .map_err(|error| self.refuse(error))?;
-                }
-                // Reading and looking stay possible while a CFG is wrong; only data is refused.
-                let in_error = in_error.as_deref().filter(|_| writing);
-                let receiving = inner.state.receiving(&path, in_error).map_err(|error| self.refuse(error))?;
-                let slot =
-                    receiving.disks.get_mut(number).ok_or_else(|| ImportError::NotInCfg(path.clone()))?;
-                let disk = slot.disk.clone().ok_or_else(|| ImportError::NotFound(path.clone()))?;
-                slot.writers += usize::from(writing);
-                Target::Extent(number, disk, Arc::clone(&slot.flow))
-            }
+            Content::Extent(number) => self
+                .open_extent(&mut inner, number, &path, in_error.as_deref().filter(|_| writing), writing)
+                .map_err(|error| self.refuse(error))?,
             Content::Pancbt(number, bytes) => {
                 let mut merger = None;
                 if writing {
@@ -305,6 +296,33 @@ impl Session {
             finished: AtomicBool::new(false),
             complained: AtomicBool::new(false),
         })
+    }
+}
+
+impl Session {
+    /// Reading and looking stay possible while a CFG is wrong, while the machine is on its way and after it has arrived; only data is
+    /// refused.
+    fn open_extent(
+        &self,
+        inner: &mut Inner,
+        number: usize,
+        path: &str,
+        in_error: Option<&str>,
+        writing: bool,
+    ) -> Result<Target, ImportError> {
+        if writing {
+            self.stage_again(inner, number, path, in_error)?;
+            inner.state.receiving(path, in_error)?;
+        }
+        let missing = || ImportError::NotInCfg(path.to_owned());
+        let State::Receiving(receiving) = &mut inner.state else { return Err(missing()) };
+        let staged = self.is_staged(&receiving.plan);
+        let slot = receiving.disks.get_mut(number).ok_or_else(missing)?;
+        let Some(disk) = slot.disk.clone() else {
+            return if staged { Ok(Target::Gone) } else { Err(ImportError::NotFound(path.to_owned())) };
+        };
+        slot.writers += usize::from(writing);
+        Ok(Target::Extent(number, disk, Arc::clone(&slot.flow)))
     }
 }
 
@@ -379,8 +397,8 @@ impl ImportFile {
             Target::Extent(_, disk, _) => {
                 disk.read_at(buffer, offset).map_err(ImportError::disk(self.display()))
             }
-            // It was merged as it came; the file itself is kept nowhere.
-            Target::Pancbt(..) => Err(ImportError::OwnFile(self.display())),
+            // It was merged as it came, or brought to its datastore; the file itself is kept nowhere.
+            Target::Pancbt(..) | Target::Gone => Err(ImportError::OwnFile(self.display())),
         }
     }
 
@@ -400,7 +418,7 @@ impl ImportFile {
     fn write(&self, data: &[u8], offset: u64) -> Result<(), ImportError> {
         let end = offset.saturating_add(data.len() as u64);
         match &self.target {
-            Target::Own(_) => return Err(ImportError::OwnFile(self.display())),
+            Target::Own(_) | Target::Gone => return Err(ImportError::OwnFile(self.display())),
             Target::Extent(number, disk, flow) => {
                 self.reopen_extent(*number)?;
                 // The disk's first, then the session's: nobody waits in a circle.
@@ -456,7 +474,7 @@ impl ImportFile {
     fn set_end(&self, size: u64) -> Result<(), ImportError> {
         let path = self.display();
         match &self.target {
-            Target::Own(_) => Err(ImportError::OwnFile(path)),
+            Target::Own(_) | Target::Gone => Err(ImportError::OwnFile(path)),
             Target::Pancbt(_, bytes, _) => {
                 // A differential's size is known from its own end record; a client that announces it loses nothing.
                 if size == 0 && bytes.load(Ordering::Relaxed) > 0 {
@@ -514,7 +532,7 @@ impl ImportFile {
         match &self.target {
             Target::Extent(_, disk, _) => disk.flush().map_err(ImportError::disk(self.display())),
             Target::Small(_, file) => file.sync_all().map_err(ImportError::io(self.display())),
-            Target::Pancbt(..) | Target::Own(_) => Ok(()),
+            Target::Pancbt(..) | Target::Own(_) | Target::Gone => Ok(()),
         }
     }
 

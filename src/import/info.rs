@@ -66,13 +66,18 @@ impl Session {
             Content::Own(file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, true),
             Content::Pancbt(_, bytes) => (bytes.load(Ordering::Relaxed), None, false),
             Content::Extent(number) => {
-                let disk = match &inner.state {
-                    State::Receiving(receiving) => {
-                        receiving.disks.get(*number).and_then(|slot| slot.disk.as_ref())
-                    }
+                let receiving = match &inner.state {
+                    State::Receiving(receiving) => Some(receiving),
                     State::Cfg => None,
                 };
-                disk.map_or((0, Some(0), false), |disk| (disk.end_of_file(), disk.allocated().ok(), false))
+                let slot = receiving.and_then(|receiving| receiving.disks.get(*number));
+                let imported = receiving.is_some_and(|receiving| receiving.imported.is_some());
+                match (slot, slot.and_then(|slot| slot.disk.as_ref())) {
+                    (_, Some(disk)) => (disk.end_of_file(), disk.allocated().ok(), false),
+                    // It left the stage with its machine.
+                    (Some(slot), None) if imported => (slot.plan.size, Some(0), false),
+                    _ => (0, Some(0), false),
+                }
             }
         };
         Info {

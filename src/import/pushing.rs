@@ -268,6 +268,13 @@ impl Session {
         if let Some(vmx) = vmx {
             self.resume_push(vmx);
         }
+        if !self.has_left() {
+            return;
+        }
         until_undone(&self.shared.stopping, || self.undo_left());
+        // What was left was in its way.
+        if let Some(vmx) = self.cut_push().filter(|_| vmx.is_some() && !self.has_left()) {
+            self.resume_push(&vmx);
+        }
     }
 }

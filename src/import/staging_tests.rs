@@ -119,7 +119,7 @@ impl Datastore for Machines {
     }
 }
 
-fn engine(root: &Path, received: &Arc<Received>, stage: u64) -> Engine {
+fn hypervisors(root: &Path, received: &Arc<Received>) -> Vec<Hypervisor> {
     let names = root.join("names");
     std::fs::create_dir_all(&names).unwrap();
     let names = DirectoryDatastore::open(&names).unwrap();
@@ -129,9 +129,11 @@ fn engine(root: &Path, received: &Arc<Received>, stage: u64) -> Engine {
         store: Arc::new(Machines { names, received: Arc::clone(received) }),
         written: Some("ds1 is written by nfc".into()),
     };
-    let hypervisor =
-        Hypervisor { name: "local".into(), aliases: Vec::new(), datastores: vec![entry], inventory: None };
-    let mut settings = EngineSettings::new(root.join("data"), vec![hypervisor]);
+    vec![Hypervisor { name: "local".into(), aliases: Vec::new(), datastores: vec![entry], inventory: None }]
+}
+
+fn engine(root: &Path, received: &Arc<Received>, stage: u64) -> Engine {
+    let mut settings = EngineSettings::new(root.join("data"), hypervisors(root, received));
     settings.stage_bytes_max = Some(stage);
     Engine::new(settings).unwrap()
 }
@@ -177,7 +179,15 @@ fn a_machine_goes_as_a_whole_and_leaves_the_stage() {
         assert!(machines[0].0.contains("displayName = \"new\""));
         assert!(machines[0].1 == [data(1), data(2)]);
     }
+    assert_eq!(received.nvram.lock().unwrap().as_deref(), Some(&b"nvram"[..]));
     assert_eq!(staged_files(root.path()), 0);
+    // They stand in the listing as ever, and can be looked at and deleted.
+    let sizes: Vec<_> = session.list().into_iter().filter(|info| info.size == SIZE).collect();
+    assert_eq!(sizes.len(), 2);
+    let extent = session.open_file("a-flat.vmdk", How::Attributes).unwrap();
+    assert!(extent.read_at(&mut [0; 4], 0).is_err() && extent.write_at(&[1], 0).is_err());
+    extent.close(true).unwrap();
+    drop(extent);
     assert!(log(&session).contains("on its way") && log(&session).contains("new is vm-7"));
     put(&session, "a.vmx", VMX).unwrap();
     assert_eq!(received.machines.lock().unwrap().len(), 1, "once for each content");
@@ -249,4 +259,116 @@ fn nothing_changes_under_a_push_and_one_that_was_cut_begins_again() {
     }
     assert!(received.machines.lock().unwrap()[0].1 == [data(1), data(2)]);
     assert!(log(&session).contains("is taken up again"));
+}
+
+/// A push that hangs.
+fn hanging(
+    session: &Arc<Session>,
+    received: &Arc<Received>,
+) -> std::thread::JoinHandle<Result<(), ImportError>> {
+    received.hangs.store(true, Ordering::Relaxed);
+    let pushed = Arc::clone(session);
+    let push = std::thread::spawn(move || put(&pushed, "a.vmx", VMX));
+    wait(|| log(session).contains("on its way"));
+    push
+}
+
+fn wait(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(what());
+}
+
+#[test]
+fn deleting_a_session_calls_its_push_off() {
+    let root = tempfile::tempdir().unwrap();
+    let received = Arc::new(Received::default());
+    let engine = engine(root.path(), &received, 2 * SIZE);
+    let session = begin(&engine, "vm");
+    extents(&session);
+    let push = hanging(&session, &received);
+    assert_eq!(engine.snapshot().sessions[0].state, "pushing");
+    session.delete("import.log").unwrap();
+    assert!(!push.is_finished(), "the service's own file is nobody's to delete");
+    for info in session.list() {
+        session.delete(&info.name).unwrap();
+    }
+    let error = push.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("files of its session were deleted"), "{error}");
+    drop(session);
+    engine.remove_directory(&["vm".into()]).unwrap();
+    let kept = std::fs::read_dir(root.path().join("data/orphans")).unwrap().count();
+    assert_eq!((staged_files(root.path()), kept), (0, 0));
+}
+
+#[test]
+fn the_end_of_the_service_calls_pushes_off_and_its_start_begins_them_again() {
+    let root = tempfile::tempdir().unwrap();
+    let received = Arc::new(Received::default());
+    {
+        let engine = engine(root.path(), &received, 2 * SIZE);
+        let session = begin(&engine, "vm");
+        extents(&session);
+        let push = hanging(&session, &received);
+        engine.stop();
+        assert!(session.import_is_over(), "it was waited for");
+        assert!(push.join().unwrap().unwrap_err().to_string().contains("begins again by itself"));
+        assert!(text(&session, "vm.cfg.err").contains("begins again by itself"));
+        let error = put(&session, "a.vmx", &[VMX, b"memsize = \"4\"\n"].concat()).unwrap_err();
+        assert!(error.to_string().contains("the service ends"), "no new one begins: {error}");
+        put(&session, "a.vmx", VMX).unwrap_err();
+    }
+    received.hangs.store(false, Ordering::Relaxed);
+    let engine = engine(root.path(), &received, 2 * SIZE);
+    let session = engine.session(&["vm".into()]).unwrap();
+    wait(|| log(&session).contains("done importing"));
+    wait(|| session.find("vm.cfg.err").is_none());
+    assert_eq!(received.machines.lock().unwrap().len(), 1);
+    assert!(received.undone.lock().unwrap().is_empty(), "nothing was left");
+}
+
+#[test]
+fn what_a_push_left_is_listed_and_undone() {
+    let root = tempfile::tempdir().unwrap();
+    let received = Arc::new(Received::default());
+    let data = root.path().join("data");
+    let listed = || {
+        let sessions = orphans::list(&data, &Hypervisors(hypervisors(root.path(), &received))).unwrap();
+        let of = |session: &OrphanSession| {
+            let object = &session.objects[0];
+            (session.state, object.kind, object.state, object.path.clone())
+        };
+        sessions.iter().map(of).collect::<Vec<_>>()
+    };
+    {
+        let engine = engine(root.path(), &received, 4 * SIZE);
+        let session = begin(&engine, "vm");
+        extents(&session);
+        received.stays.store(true, Ordering::Relaxed);
+        let push = hanging(&session, &received);
+        session.cancel_push("the test wants it");
+        push.join().unwrap().unwrap_err();
+        assert_eq!(listed(), [("open", "virtual machine", "there", "vm/a.vmx".to_owned())]);
+        let gone = begin(&engine, "gone");
+        extents(&gone);
+        let push = hanging(&gone, &received);
+        for info in gone.list() {
+            gone.delete(&info.name).unwrap();
+        }
+        push.join().unwrap().unwrap_err();
+        drop(gone);
+        engine.remove_directory(&["gone".into()]).unwrap();
+        assert_eq!(listed().len(), 2);
+        assert!(listed().contains(&("removed", "virtual machine", "there", "gone/a.vmx".to_owned())));
+    }
+    received.hangs.store(false, Ordering::Relaxed);
+    // Both at the next start: the one by a push that begins again, the other by itself.
+    let engine = engine(root.path(), &received, 4 * SIZE);
+    let session = engine.session(&["vm".into()]).unwrap();
+    wait(|| log(&session).contains("done importing"));
+    wait(|| listed().is_empty());
+    assert_eq!(*received.undone.lock().unwrap(), ["a trace", "a trace"]);
+    wait(|| std::fs::read_dir(data.join("orphans")).unwrap().count() == 0);
 }

@@ -244,3 +244,25 @@ proptest! {
         let _ = Record::decode(&bytes[HEADER..]);
     }
 }
+
+#[test]
+fn what_a_push_left_is_known_until_its_machine_is_complete() {
+    let pushing = |trace: &str| Record::Pushing {
+        hypervisor: "vc".into(),
+        datastore: "ds1".into(),
+        path: "vm/x.vmx".into(),
+        trace: trace.into(),
+    };
+    let imported = Record::VmxImported { digest: [1; 32] };
+    let left = |records: &[Record]| {
+        let folded = fold::fold(records.to_vec());
+        assert_eq!(fold::left(records), fold::left(&folded), "{records:?}");
+        assert!(folded.iter().filter(|record| matches!(record, Record::Pushing { .. })).count() < 2);
+        fold::left(records).map(|left| left.trace)
+    };
+    assert_eq!(left(&[]), None);
+    assert_eq!(left(&[pushing("a"), pushing("b")]).as_deref(), Some("b"));
+    assert_eq!(left(&[pushing("a"), pushing("")]), None);
+    assert_eq!(left(&[pushing("a"), imported.clone()]), None);
+    assert_eq!(left(&[pushing("a"), imported, pushing("c")]).as_deref(), Some("c"));
+}

@@ -2,11 +2,13 @@
 
 use std::error::Error as _;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::blocking::{Body, Client, RequestBuilder, Response};
 use reqwest::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
 use reqwest::{Method, Url};
+use rustls::ClientConfig;
 
 use super::error::VsphereError;
 use super::soap::ACTION;
@@ -44,6 +46,7 @@ pub trait Transport: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct Https {
     client: Client,
+    tls: Arc<ClientConfig>,
     url: Url,
 }
 
@@ -57,7 +60,7 @@ impl Https {
         }
         let tls = trust.client_config().map_err(|error| told(error.to_string()))?;
         let client = Client::builder()
-            .tls_backend_preconfigured(tls)
+            .tls_backend_preconfigured(tls.clone())
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -68,12 +71,17 @@ impl Https {
             .user_agent(concat!("importfs/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| told(error.to_string()))?;
-        Ok(Self { client, url: parsed })
+        Ok(Self { client, tls: Arc::new(tls), url: parsed })
     }
 
     /// Host and port, for sentences.
     pub fn server(&self) -> String {
         shown(&self.url)
+    }
+
+    /// The TLS side of connections that are made elsewhere, under the same trust.
+    pub(super) fn tls(&self) -> &Arc<ClientConfig> {
+        &self.tls
     }
 
     /// Host, and port where it is not the usual one, as in an address.

@@ -7,19 +7,17 @@
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, Url};
+use reqwest::Url;
 
 use super::client::Client;
 use super::error::{Fault, VsphereError};
-use super::http::{Https, read_bounded};
 use super::keeper::Keeper;
 use super::spec::Spec;
 use super::tls::{Thumbprint, Trust};
+use super::upload::{self, Answer};
 use super::xml::Element;
 use super::{Ref, soap};
 
@@ -29,13 +27,9 @@ pub const READY_TIMEOUT: Duration = Duration::from_mins(30);
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// After so long without a byte that moves, an upload is given up: the lease would be dead soon.
 const STALL_MAX: Duration = Duration::from_mins(4);
-/// How soon an upload that is not wanted any more ends.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// The bound of one upload: its bytes at this rate, and an hour.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 const UPLOAD_TIMEOUT_LEAST: Duration = Duration::from_hours(1);
-/// Bytes of an answer to an upload.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// Where one disk goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +171,7 @@ impl<'c> Lease<'c> {
     pub fn upload(
         &self,
         device: &Device,
-        source: impl Read + Send + 'static,
+        source: &mut dyn Read,
         bytes: u64,
         what: &str,
         wanted: &dyn Fn() -> bool,
@@ -185,68 +179,39 @@ impl<'c> Lease<'c> {
         let own = self.client.https()?;
         let url = device.url.replacen("://*", &format!("://{}", own.authority()), 1);
         let url = Url::parse(&url).map_err(|error| VsphereError::Told(format!("{what}: {url}: {error}")))?;
-        let https = if url.host_str() == Some(own.host()) || device.thumbprint.is_empty() {
-            own.clone()
+        let tls = if url.host_str() == Some(own.host()) || device.thumbprint.is_empty() {
+            Arc::clone(own.tls())
         } else {
             // The host is another than the server; its digest came from the server, over a connection that is trusted.
             let thumbprint = Thumbprint::parse(&device.thumbprint).map_err(VsphereError::Told)?;
-            Https::new(url.as_str(), &Trust::Thumbprint(thumbprint))?
+            let config = Trust::Thumbprint(thumbprint).client_config();
+            Arc::new(config.map_err(|error| VsphereError::Told(format!("{what}: {error}")))?)
         };
-        let limit = UPLOAD_TIMEOUT_LEAST + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
-        let request = https
-            .request(Method::POST, url, None, limit)
-            .header(CONTENT_TYPE, "application/x-vnd.vmware-streamVmdk")
-            .header("Overwrite", "t");
-        let metered = Metered { source, meter: Arc::clone(&self.meter) };
-        // On a thread of its own: a server that takes nothing and closes nothing holds its sender, and that must hold nobody else. It
-        // ends with its connection, or with the limit.
-        let (done, answered) = mpsc::sync_channel(1);
-        let run = move || {
-            let sent = https.upload(request, metered, None).map(|answer| {
-                let status = answer.status();
-                (status, read_bounded(answer, &https.server(), ANSWER_BYTES_MAX).unwrap_or_default())
-            });
-            let _ = done.send(sent); // whoever waited may have given up
-        };
-        std::thread::Builder::new()
-            .name("lease upload".into())
-            .spawn(run)
-            .map_err(|error| VsphereError::Told(format!("{what}: {error}")))?;
-        let sent = loop {
-            match answered.recv_timeout(LOOK_INTERVAL) {
-                Ok(sent) => break sent,
-                Err(RecvTimeoutError::Timeout) if !wanted() => {
-                    self.meter.fail("it is not wanted any more".into());
-                    return Err(VsphereError::Unwanted);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    break Err(VsphereError::Told(format!("{what}: it broke off")));
-                }
+        let deadline =
+            Instant::now() + UPLOAD_TIMEOUT_LEAST + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
+        let goes_on = || match self.meter.broken() {
+            _ if !wanted() => Err(VsphereError::Unwanted),
+            Some(why) => Err(VsphereError::Ended { what: what.to_owned(), why }),
+            None if Instant::now() > deadline => {
+                Err(VsphereError::Ended { what: what.to_owned(), why: "it takes too long".into() })
             }
-            if let Some(why) = self.meter.broken() {
-                return Err(VsphereError::Ended { what: what.to_owned(), why });
-            }
+            None => Ok(()),
         };
+        let sent = upload::post(&url, &tls, &mut Metered { source, meter: &self.meter }, &goes_on);
         self.judge(sent, what)
     }
 
     /// What an upload came to. Why it broke off here says more than that its connection did.
-    fn judge(
-        &self,
-        sent: Result<(reqwest::StatusCode, Vec<u8>), VsphereError>,
-        what: &str,
-    ) -> Result<(), VsphereError> {
+    fn judge(&self, sent: Result<Answer, VsphereError>, what: &str) -> Result<(), VsphereError> {
         if let Some(why) = self.meter.unreadable.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(VsphereError::Told(format!("{what}: the staged disk can't be read: {why}")));
         }
-        let (status, said) = match (sent, self.meter.broken()) {
-            (Ok((status, _)), _) if status.is_success() => return Ok(()),
-            (_, Some(why)) => return Err(VsphereError::Ended { what: what.to_owned(), why }),
-            (sent, None) => sent?,
-        };
-        tracing::warn!("{what}: {status}: {}", String::from_utf8_lossy(&said));
-        match status.as_u16() {
+        let answer = sent?;
+        if (200..300).contains(&answer.status) {
+            return Ok(());
+        }
+        tracing::warn!("{what}: {}: {}", answer.status, answer.text);
+        match answer.status {
             404 => Err(VsphereError::Ended {
                 what: what.to_owned(),
                 why: "the lease has ended, look at the hypervisor's events".into(),
@@ -325,12 +290,12 @@ fn read_info(info: &Element) -> Result<(Ref, Vec<Device>), VsphereError> {
 }
 
 /// Counts what is read, and ends the upload when the lease is dead.
-struct Metered<R> {
-    source: R,
-    meter: Arc<Meter>,
+struct Metered<'a> {
+    source: &'a mut dyn Read,
+    meter: &'a Meter,
 }
 
-impl<R: Read> Read for Metered<R> {
+impl Read for Metered<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(why) = self.meter.broken() {
             return Err(io::Error::other(why));

@@ -35,6 +35,7 @@ pub mod task;
 pub(crate) mod testing;
 pub mod tls;
 pub mod trace;
+mod upload;
 pub mod xml;
 
 pub use client::{Account, Client};

@@ -14,6 +14,8 @@ use super::{Ref, lease};
 
 /// Until a machine that a failed lease left is gone.
 const DESTROY_TIMEOUT: Duration = Duration::from_mins(5);
+/// Faults of a machine that something else is busy with.
+const HELD: &[&str] = &["TaskInProgress", "InvalidState", "MethodDisabled"];
 
 /// By what a lease's machine is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +76,8 @@ fn look(client: &Client, trace: &Trace) -> Result<Option<Found>, VsphereError> {
 pub fn settle(client: &Client, trace: &Trace) -> Result<Remains, VsphereError> {
     let state = trace.lease.as_ref().map(|id| Ref::new("HttpNfcLease", id)).map(|lease| {
         let state = client.properties_of(&lease, &["state"]).map(|lease| lease.text("state").to_owned());
-        if matches!(state.as_deref(), Ok("ready" | "initializing")) {
+        // One that can't be looked at may be another session's, which has ended with its service.
+        if !matches!(state.as_deref(), Ok("done" | "error")) {
             lease::abort(client, &lease);
         }
         state
@@ -88,6 +91,10 @@ pub fn settle(client: &Client, trace: &Trace) -> Result<Remains, VsphereError> {
     }
     let what = format!("the half-made virtual machine {} can't be removed", trace.vmx);
     match client.run_task("Destroy_Task", &found.machine, DESTROY_TIMEOUT, &what, |_| {}) {
+        // While its lease holds it, which can't be for long: nobody tells its progress any more.
+        Err(error) if HELD.contains(&error.kind()) => {
+            Err(VsphereError::Ended { what, why: format!("its upload still holds it: {error}") })
+        }
         Err(error) if error.kind() != "ManagedObjectNotFound" => Err(error),
         _ => Ok(Remains::Gone),
     }
@@ -186,5 +193,10 @@ mod tests {
             told.starts_with("the half-made virtual machine [ds1] web/web.vmx can't be removed: "),
             "{told}"
         );
+        // One that its lease still holds is only a matter of time.
+        lease(&script, "error");
+        machine(&script, &trace().instance, &trace().vmx, "poweredOff");
+        script.fault("Destroy_Task", &fault("MethodDisabled", ""));
+        assert!(settle(&script_client(&script), &trace()).unwrap_err().is_transient());
     }
 }

@@ -141,8 +141,9 @@ impl Nfc {
             let stream = StreamOptimized::new(&disk.source, &disk.allocated, described, &self.options.stream)
                 .map_err(|error| VsphereError::Told(format!("{what}: {error}")))?;
             let meter = Arc::clone(meter);
-            let stream = stream.with_progress(Box::new(move |progress| meter.reach(before + progress.done)));
-            lease.upload(device, stream, disk.bytes(), &what, wanted)?;
+            let mut stream =
+                stream.with_progress(Box::new(move |progress| meter.reach(before + progress.done)));
+            lease.upload(device, &mut stream, disk.bytes(), &what, wanted)?;
             before += disk.bytes();
             told.note(&format!(
                 "{} uploaded to {address}: {} kb of data in {} s",

@@ -142,7 +142,7 @@ fn the_inventorys_problems_stand_beside_the_cfgs_own() {
     let elsewhere = cfg("").replace("UUID-1", "UUID-2");
     put(&session, "vm.cfg", elsewhere.as_bytes()).unwrap();
     let errors = read(&session, "vm.cfg.err");
-    assert!(errors.contains("the datastore 'ds2' of 'vc' is not mounted here; add it"), "{errors}");
+    assert!(errors.contains("the datastore 'ds2' of 'vc' is not in the configuration; add it"), "{errors}");
     std::fs::remove_dir(root.path().join("ds1/web")).unwrap();
     *fake.problem.lock().unwrap() = None;
     put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();

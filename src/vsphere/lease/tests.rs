@@ -110,7 +110,8 @@ fn one_that_never_becomes_ready_is_aborted() {
 fn progress_never_says_that_it_is_over_and_a_dead_lease_ends_the_upload() {
     let meter = Arc::new(Meter::default());
     meter.expect(10);
-    let mut metered = Metered { source: io::repeat(1), meter: Arc::clone(&meter) };
+    let mut ones = io::repeat(1);
+    let mut metered = Metered { source: &mut ones, meter: &meter };
     metered.read_exact(&mut [0; 5]).unwrap();
     assert_eq!((meter.percent(), meter.moved.load(Ordering::Relaxed)), (0, 5));
     meter.reach(5);
@@ -134,7 +135,7 @@ fn a_source_that_can_not_be_read_is_told_as_that() {
     script.answer("WaitForUpdatesEx", &update(&[("state", "<val>ready</val>"), ("info", INFO)]));
     let client = Arc::new(script_client(&script));
     let lease = open(&client).unwrap();
-    let mut metered = Metered { source: Torn, meter: Arc::clone(lease.meter()) };
+    let mut metered = Metered { source: &mut Torn, meter: lease.meter() };
     assert!(metered.read(&mut [0; 5]).is_err());
     let lost = VsphereError::Lost { server: "hv".into(), why: "body".into() };
     let told = lease.judge(Err(lost.clone()), "a.vmdk can't be uploaded").unwrap_err();
@@ -143,8 +144,7 @@ fn a_source_that_can_not_be_read_is_told_as_that() {
     for (status, transient, part) in
         [(404, true, "the lease has ended"), (507, false, "its datastore is full"), (503, true, "503")]
     {
-        let told =
-            lease.judge(Ok((reqwest::StatusCode::from_u16(status).unwrap(), Vec::new())), "a").unwrap_err();
+        let told = lease.judge(Ok(Answer { status, text: String::new() }), "a").unwrap_err();
         assert!(told.is_transient() == transient && told.to_string().contains(part), "{told}");
     }
 }

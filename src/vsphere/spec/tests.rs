@@ -135,7 +135,7 @@ fn a_machine_with_its_devices_in_the_order_of_the_api() {
     assert_eq!(devices[4].text_at(&["macAddress"]), "00:50:56:00:00:01");
     let extra: Vec<_> =
         tree.all("extraConfig").map(|e| (e.text_at(&["key"]), e.text_at(&["value"]))).collect();
-    assert_eq!(extra, [("disk.enableuuid", "TRUE"), ("guestinfo.role", "a&b")]);
+    assert_eq!(extra, [("disk.enableuuid", "TRUE"), ("guestinfo.role", "a&b"), ("nvram", "web.nvram")]);
 }
 
 #[test]
