@@ -91,6 +91,7 @@ impl Datastore for NfcDatastore {
             punch: false,
             resumable: false,
             makes_descriptor: true,
+            existing_disks: false,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }
