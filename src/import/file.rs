@@ -13,9 +13,8 @@ use super::formats::names::Kind;
 use super::info::{Info, Times};
 use super::session::{Content, FILES_MAX, Inner, SMALL_MAX, Session, digest, fold_name};
 use super::state::{Stage, State};
-use crate::datastore::Disk;
 use crate::disk::{Completion, ImportDisk, Statistics};
-use crate::journal::{ObjectKind, Record};
+use crate::journal::Record;
 use crate::pancbt;
 
 /// Bytes of a name: it is a file's name in the cache too, and gets suffixes there.
@@ -65,7 +64,8 @@ impl Session {
     pub fn create(self: &Arc<Self>, name: &str) -> Result<ImportFile, ImportError> {
         let path = self.display(name);
         self.log.line(&Event::Create(&path).to_string());
-        let existed = self.create_entry(name, &path).map_err(|error| self.refuse(error))?;
+        let made = self.make_ahead(name).and_then(|()| self.create_entry(name, &path));
+        let existed = made.map_err(|error| self.refuse(error))?;
         let file = self.open_handle(name, How::Write)?;
         if existed {
             file.set_len(0)?;
@@ -149,73 +149,8 @@ impl Session {
         Ok(Arc::new(file.map_err(ImportError::io(self.display(name)))?))
     }
 
-    /// Makes the extent on its datastore, or takes up the one that this session made before.
-    fn make_disk(&self, inner: &mut Inner, number: usize) -> Result<(), ImportError> {
-        let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
-        let hypervisor = receiving.plan.hypervisor.clone();
-        let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
-        let plan = slot.plan.clone();
-        if let Some(disk) = slot.disk.clone() {
-            self.restart_extent(inner, number)?;
-            return disk.set_size(0).map_err(ImportError::disk(self.display(&plan.extent)));
-        }
-        let datastore = self.shared.hypervisors.store(&hypervisor, &plan.place.datastore)?;
-        let path = datastore.disk_path(&plan.spec());
-        let key = receiving.plan.key(&plan.place.datastore, &path);
-        if !datastore.capabilities().random_write {
-            return self.make_staged(inner, number);
-        }
-        let shown = format!("{} => [{}] {path}", self.display(&plan.extent), plan.place.datastore);
-        if slot.existing {
-            let disk = datastore.open_disk(&plan.spec()).map_err(ImportError::io(&shown))?;
-            return self.begin_disk(inner, number, path, disk, false);
-        }
-        if inner.ledger.contains(&key) && datastore.exists(&path).map_err(ImportError::io(&shown))? {
-            // A crash came between making it and recording that: ours, and nothing was written yet.
-            datastore.remove_disk(&path).map_err(ImportError::io(&shown))?;
-        }
-        self.note_object(inner, &key, ObjectKind::Extent)?;
-        let disk = match datastore.create_disk(&plan.spec()) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                // Somebody else's: the next try must not take it for this session's own and remove it.
-                self.strike(inner, &key)?;
-                return Err(ImportError::io(&shown)(error));
-            }
-            // Known to have left nothing: a driver whose disks all have a descriptor knows it.
-            Err(error)
-                if datastore.capabilities().makes_descriptor
-                    && matches!(datastore.exists(&path), Ok(false)) =>
-            {
-                self.strike(inner, &key)?;
-                return Err(ImportError::io(&shown)(error));
-            }
-            made => made.map_err(ImportError::io(&shown))?,
-        };
-        self.note_identity(&*datastore, &key)?;
-        let fresh = datastore.capabilities().fresh_reads_zero || disk.fresh_reads_zero();
-        self.begin_disk(inner, number, path, disk, fresh)
-    }
-
-    /// A disk is there and takes data from here on.
-    fn begin_disk(
-        &self,
-        inner: &mut Inner,
-        number: usize,
-        path: String,
-        disk: Box<dyn Disk>,
-        fresh_reads_zero: bool,
-    ) -> Result<(), ImportError> {
-        let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
-        let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
-        let datastore = slot.plan.place.datastore.clone();
-        self.record(&Record::DiskCreated { disk: number as u32, datastore, path })?;
-        slot.disk = Some(Arc::new(ImportDisk::new(disk, self.disk_options(number, fresh_reads_zero))));
-        slot.stage = Stage::Receiving;
-        Ok(())
-    }
-
     /// The extent comes again from its start: whatever was wrong with it is over.
-    fn restart_extent(&self, inner: &mut Inner, number: usize) -> Result<(), ImportError> {
+    pub(super) fn restart_extent(&self, inner: &mut Inner, number: usize) -> Result<(), ImportError> {
         if let State::Receiving(receiving) = &mut inner.state
             && let Some(slot) = receiving.disks.get_mut(number)
         {

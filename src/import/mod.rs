@@ -9,7 +9,7 @@
 //! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
 //! - [`into_snapshot`]: restores into a snapshot of a virtual machine that exists
 //! - [`staging`]: disks that wait until their machine is complete; [`pushing`]: how that gets to its datastores;
-//!   [`release`]: disks that nobody writes for now
+//!   [`making`], [`release`]: disks are made, and given back while nobody writes them
 //! - [`moves`]: directories that are renamed; [`names`]: deleting and renaming files; [`news`]: what is told of the
 //!   service's own files; [`patience`]: how long a client is held; [`formats`]: the texts; [`log`]: import.log
 //!
@@ -28,6 +28,7 @@ pub mod hypervisor;
 pub mod info;
 mod into_snapshot;
 mod log;
+mod making;
 mod merge;
 mod moves;
 mod names;

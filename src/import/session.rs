@@ -110,6 +110,8 @@ pub struct Session {
     pub(super) journal: Arc<Journal>,
     /// Held while a VMX is imported: registering takes long, and a second close of the VMX must not register twice.
     pub(super) importing: Mutex<()>,
+    /// Held while a disk is made that takes long.
+    pub(super) making: Mutex<()>,
     /// Bytes on their way to all its disks.
     pub(super) flow: Flow,
     inner: Mutex<Inner>,
@@ -168,6 +170,7 @@ impl Session {
             log,
             journal: Arc::new(journal),
             importing: Mutex::new(()),
+            making: Mutex::new(()),
             flow: Flow::new(shared.session_bytes_in_flight),
             inner: Mutex::new(inner),
         });
