@@ -127,12 +127,12 @@ def names_and_order(b):
 
 
 def cfg_errors(b):
-    text = vm.cfg("errors", [("errors", SIZE, "thin")]).replace("datastore1", "nowhere").replace("\"stop\"", "\"overwrite\"") + "colour = 1\n"
+    text = vm.cfg("errors", [("errors", SIZE, "thin")]).replace("datastore1", "nowhere").replace("\"stop\"", "\"replace\"") + "colour = 1\n"
     b.local("errors.cfg", text.replace(f"{SIZE}", f"{SIZE + 1}"))
     out = b.smb("mkdir errors; cd errors; put errors.cfg; ls; put names-flat.vmdk errors-flat.vmdk")
     told = b.get("errors", "errors.cfg.err") or ""
     lab.check("errors.cfg.err" in out and "NT_STATUS_MEDIA_WRITE_PROTECTED" in out, f"errors: data is refused while there are errors {out}")
-    for part in (f"line 17: vmdk.0.size: {SIZE + 1} is not a multiple", "vmdk.0.dsname: 'local' has no datastore 'nowhere'", "on-conflict: \"overwrite\" is not supported"):
+    for part in (f"line 17: vmdk.0.size: {SIZE + 1} is not a multiple", "vmdk.0.dsname: 'local' has no datastore 'nowhere'", "on-conflict: \"replace\" is not a mode"):
         lab.check(part in told, f"errors: all at once, with line and key: {part}: {told}")
     log = b.log("errors")
     lab.check("colour: unknown key, ignored" in log and "colour" not in told and "vmdk.0.size" in log, "errors: an unknown key is a warning")

@@ -46,6 +46,8 @@ pub struct Wanted {
     pub whole: bool,
     /// Whether a virtual machine of that name is in the way (`on-conflict = "stop"`), or gets out of it.
     pub stop_on_conflict: bool,
+    /// Whether a virtual machine that is there has to be taken out of the inventory (`on-conflict = "overwrite"`).
+    pub unregisters: bool,
     /// Datastores of the VMX and of the disks, each once.
     pub stores: Vec<Store>,
 }

@@ -17,6 +17,7 @@ type change struct {
 	State                    string
 	InMaintenance            *bool
 	Drs                      *bool
+	VM, Power                string
 	Devices                  *string // how attached disks show on the guest: see guest.mode
 	Machine, Instance        string
 }
@@ -168,6 +169,12 @@ func (l *lab) apply(c *change) {
 	}
 	if c.Devices != nil && l.guest != nil {
 		l.guest.setMode(*c.Devices)
+	}
+	for _, entity := range simulator.Map.All("VirtualMachine") {
+		if vm := entity.(*simulator.VirtualMachine); c.VM != "" && vm.Name == c.VM {
+			vm.Runtime.PowerState = types.VirtualMachinePowerState(c.Power)
+			vm.Summary.Runtime.PowerState = vm.Runtime.PowerState
+		}
 	}
 	if c.Drs != nil {
 		for _, entity := range simulator.Map.All("ClusterComputeResource") {

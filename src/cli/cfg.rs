@@ -84,6 +84,8 @@ enum Conflict {
     Stop,
     /// Another directory is taken.
     Rename,
+    /// The virtual machine there is replaced when this one is complete.
+    Overwrite,
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
@@ -137,6 +139,7 @@ fn make(options: &New) -> Result<String, Failure> {
         on_conflict: match options.on_conflict {
             Conflict::Stop => OnConflict::Stop,
             Conflict::Rename => OnConflict::Rename,
+            Conflict::Overwrite => OnConflict::Overwrite,
         },
         register: options.register,
     };

@@ -91,7 +91,7 @@ pub(super) fn run(options: &Check) -> Result<(), Failure> {
     let hypervisors = wiring::hypervisors(&config)?;
     let examined = preflight::examine(&bytes, wiring::on_conflict(&config), &hypervisors);
     let warnings = examined.warnings.clone();
-    let mut resolved = examined.resolve(|_, _| false);
+    let mut resolved = examined.resolve("", |_, _| false);
     let mut staged = 0;
     if let Ok(plan) = &resolved {
         let limit = wiring::stage_limit(&config);

@@ -95,7 +95,8 @@ pub fn open_file(parent: &OwnedFd, name: &str, flags: OFlags, mode: Mode) -> io:
     }
 }
 
-fn enter(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+/// Opens the directory `name` below `parent`, never through a link.
+pub fn enter(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     match rustix::fs::openat(parent, name, DIRECTORY, Mode::empty()) {
         Ok(directory) => Ok(directory),
         Err(Errno::LOOP) => Err(invalid("a symbolic link")),

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::confined::{self, Root};
@@ -179,6 +179,48 @@ impl Datastore for DirectoryDatastore {
         rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::REMOVEDIR)?;
         Ok(rustix::fs::fsync(&parent)?)
     }
+
+    fn can_swap(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    fn list(&self, path: &str, limit: usize) -> io::Result<Vec<(String, bool)>> {
+        let (parent, name) = self.root.parent(path)?;
+        let directory = confined::enter(&parent, name)?;
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            if found.len() == limit {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            let status = rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            found.push((name, FileType::from_raw_mode(status.st_mode).is_dir()));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn move_directory(&self, from: &str, to: &str) -> io::Result<()> {
+        let (old, from) = self.root.parent(from)?;
+        let (new, to) = self.root.parent(to)?;
+        match rustix::fs::renameat_with(&old, from, &new, to, RenameFlags::NOREPLACE) {
+            // NFS and others know no such flag. Renaming replaces an empty directory at most.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                match rustix::fs::statat(&new, to, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                    Err(Errno::NOENT) => rustix::fs::renameat(&old, from, &new, to)?,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            moved => moved?,
+        }
+        rustix::fs::fsync(&new)?;
+        Ok(rustix::fs::fsync(&old)?)
+    }
 }
 
 /// An extent file.
@@ -338,6 +380,30 @@ mod tests {
         datastore.create_directory("vm").unwrap();
         datastore.put_file("vm/x-flat.vmdk", b"another").unwrap();
         assert!(of("vm/x-flat.vmdk") != extent && of("vm") != folder);
+    }
+
+    #[test]
+    fn directories_move_with_what_is_open_in_them_and_never_onto_another() {
+        let (directory, datastore) = datastore();
+        let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
+        datastore.create_directory("vm/sub").unwrap();
+        assert_eq!(
+            datastore.list("vm", 2).unwrap(),
+            [("sub".to_owned(), true), ("x-flat.vmdk".to_owned(), false)]
+        );
+        assert_eq!(datastore.list("vm", 1).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        datastore.create_directory("taken").unwrap();
+        assert_eq!(
+            datastore.move_directory("vm", "taken").unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists,
+            "not even onto an empty one"
+        );
+        datastore.move_directory("vm", "taken/vm").unwrap();
+        disk.write_at(&[7; 512], 0).unwrap();
+        assert_eq!(std::fs::read(directory.path().join("taken/vm/x-flat.vmdk")).unwrap()[..512], [7; 512]);
+        assert_eq!(datastore.move_directory("vm", "other").unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink("taken", directory.path().join("link")).unwrap();
+        assert!(datastore.list("link", 9).is_err() && datastore.move_directory("link/vm", "vm").is_err());
     }
 
     #[test]

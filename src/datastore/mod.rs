@@ -134,6 +134,20 @@ pub trait Datastore: Send + Sync {
     }
     /// Removes a directory that is empty.
     fn remove_directory(&self, path: &str) -> io::Result<()>;
+    /// Whether a directory can be put in another's place, with all that is in it and while its disks are open: else why not, for
+    /// a sentence. Without it, [`Datastore::list`] and [`Datastore::move_directory`] are not asked for.
+    fn can_swap(&self) -> Result<(), &'static str> {
+        Err("its driver can't put one directory in another's place")
+    }
+    /// The names in a directory, with whether each is a directory itself; more than `limit` is
+    /// [`io::ErrorKind::FileTooLarge`].
+    fn list(&self, _path: &str, _limit: usize) -> io::Result<Vec<(String, bool)>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Gives a directory another path, durably; nothing may have that yet ([`io::ErrorKind::AlreadyExists`]).
+    fn move_directory(&self, _from: &str, _to: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// An open virtual disk. Offsets and lengths are in bytes; all lie within the disk's size.

@@ -142,7 +142,7 @@ impl Session {
         };
         self.sweep(inner, &examined)
             .map_err(|error| vec![examined.problem("directory", error.to_string())])?;
-        let Resolved { mut plan, redirects, rooms, notes, into } = examined.resolve(ours)?;
+        let Resolved { mut plan, redirects, rooms, notes, into } = examined.resolve(&self.id(), ours)?;
         let internal = |error: ImportError, plan: &Plan| vec![plan.asked.problem("", error.to_string())];
         self.give_back(inner).map_err(|error| internal(error, &plan))?;
         self.reserve_stage(&plan).map_err(|problem| vec![problem])?;

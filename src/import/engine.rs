@@ -193,11 +193,13 @@ impl Engine {
         let thread = || std::thread::Builder::new().name("resumed-push".into());
         let sessions: Vec<_> = self.lock().values().cloned().collect();
         for session in sessions {
-            let vmx = session.cut_push();
+            let vmx = session.cut_push().or_else(|| session.cut_swap());
+            let path = session.display("");
             if vmx.is_some() || session.has_left() {
-                let path = session.display("");
                 let resume = move || session.resume(vmx.as_deref());
                 thread().spawn(resume).map_err(ImportError::io(path))?;
+            } else if session.must_clear() {
+                thread().spawn(move || session.clear_old()).map_err(ImportError::io(path))?;
             }
         }
         let (shared, folder) = (Arc::clone(&self.shared), self.orphans_dir.clone());
@@ -315,6 +317,7 @@ impl Engine {
         let _held = self.structure.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_remove_directory(path)?;
         let Some(session) = self.session(path) else { return Ok(()) };
+        session.end_swap()?;
         let completed = {
             let mut inner = session.lock();
             inner.removed = true;

@@ -6,6 +6,7 @@
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
+//! - [`overwrite`]: what would be replaced; [`swap`]: how a restored machine takes its place; [`clear`]: what goes then
 //! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
 //! - [`into_snapshot`]: restores into a snapshot of a virtual machine that exists
 //! - [`staging`]: disks that wait until their machine is complete; [`pushing`]: how that gets to its datastores;
@@ -16,6 +17,7 @@
 //! On [`crate::disk`], [`crate::pancbt`], [`crate::journal`] and the traits of [`crate::datastore`] and
 //! [`crate::inventory`]. No SMB, no sockets, no tokio: calls block, and errors are sentences ([`ImportError`]).
 
+mod clear;
 mod commit;
 pub mod engine;
 pub mod error;
@@ -34,6 +36,7 @@ mod moves;
 mod names;
 mod news;
 pub mod orphans;
+mod overwrite;
 mod patience;
 pub mod plan;
 pub mod preflight;
@@ -48,6 +51,7 @@ mod staging;
 #[cfg(test)]
 mod staging_tests;
 mod state;
+mod swap;
 
 pub use engine::{Engine, EngineSettings, SESSIONS_MAX};
 pub use error::ImportError;
@@ -65,6 +69,8 @@ pub use staging::check_stage;
 
 #[cfg(test)]
 mod orphans_tests;
+#[cfg(test)]
+mod overwrite_tests;
 #[cfg(test)]
 mod rules_tests;
 #[cfg(test)]

@@ -18,6 +18,10 @@ impl Session {
         if self.find(name).is_some_and(|info| !info.own) {
             self.call_off()?;
         }
+        if self.is_last(name) {
+            // Nothing of a machine that was to be replaced may be forgotten out of its place.
+            self.end_swap()?;
+        }
         let mut inner = self.lock();
         let key = inner.key(name);
         let Some(entry) = inner.files.get(&key).cloned() else {
@@ -54,6 +58,17 @@ impl Session {
             inner.faults.clear();
         }
         Ok(())
+    }
+
+    /// Whether a file is the only one of the client's.
+    fn is_last(&self, name: &str) -> bool {
+        let inner = self.lock();
+        let key = inner.key(name);
+        let mut others = inner
+            .files
+            .iter()
+            .filter(|(other, entry)| **other != key && !matches!(entry.content, Content::Own(_)));
+        inner.files.contains_key(&key) && others.next().is_none()
     }
 
     /// The CFG is gone, and what it led to as far as nothing has arrived; with data, the session goes on by it.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::datastore::sink::Course;
 use crate::inventory::InventoryError;
 
 /// The first pause; each is twice the one before.
@@ -9,16 +10,17 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause: a hypervisor that is back is not left waiting for minutes.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
-/// Goes on trying until a moment that is settled when it begins.
+/// Goes on trying until a moment that is settled when it begins, or the service ends.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Patience<'a> {
     until: Instant,
+    stopping: &'a Course,
 }
 
-impl Patience {
+impl<'a> Patience<'a> {
     /// From now on for that long; zero tries once.
-    pub(super) fn new(limit: Duration) -> Self {
-        Self { until: Instant::now() + limit }
+    pub(super) fn new(limit: Duration, stopping: &'a Course) -> Self {
+        Self { until: Instant::now() + limit, stopping }
     }
 
     /// Does something until it succeeds, fails for good, or time is up. `told` gets a line before each pause.
@@ -34,7 +36,9 @@ impl Patience {
                 Err(error) if error.transient && !left.is_zero() => {
                     let wait = pause.min(left);
                     told(&format!("{error}; it is tried again in {:.1} s", wait.as_secs_f64()));
-                    std::thread::sleep(wait);
+                    if !self.stopping.pause(wait) {
+                        return Err(error);
+                    }
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
                 done => return done,
@@ -57,11 +61,13 @@ mod tests {
         transient: bool,
     ) -> (Result<(), InventoryError>, u32, Vec<String>) {
         let (tries, lines) = (Cell::new(0), RefCell::new(Vec::new()));
-        let done = Patience::new(limit).hold(&|line| lines.borrow_mut().push(line.to_owned()), || {
-            tries.set(tries.get() + 1);
-            let failed = Err(InventoryError { message: "away".into(), transient });
-            if tries.get() <= failures { failed } else { Ok(()) }
-        });
+        let course = Course::default();
+        let done =
+            Patience::new(limit, &course).hold(&|line| lines.borrow_mut().push(line.to_owned()), || {
+                tries.set(tries.get() + 1);
+                let failed = Err(InventoryError { message: "away".into(), transient });
+                if tries.get() <= failures { failed } else { Ok(()) }
+            });
         (done, tries.get(), lines.into_inner())
     }
 
@@ -77,5 +83,15 @@ mod tests {
         );
         assert_eq!(held(Duration::from_secs(20), 1, false).1, 1);
         assert_eq!(held(Duration::ZERO, 1, true).1, 1);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_where_the_service_ends() {
+        let course = Course::default();
+        course.cancel("the service ends");
+        let failed = || Err::<(), _>(InventoryError { message: "away".into(), transient: true });
+        let begun = Instant::now();
+        assert!(Patience::new(Duration::from_mins(1), &course).hold(&|_| {}, failed).is_err());
+        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }

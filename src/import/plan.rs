@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::formats::cfg::{self, Cfg, OnConflict};
 use super::formats::vmcfg;
 use crate::datastore::{DiskSpec, Provisioning};
+use crate::inventory::StoreFile;
 use crate::journal::LedgerKey;
 
 /// A directory on a datastore.
@@ -29,6 +30,36 @@ impl Place {
     #[must_use]
     pub fn vmfs(&self, name: &str) -> String {
         format!("/vmfs/volumes/{}/{}", self.volume, self.file(name))
+    }
+}
+
+/// A directory whose place another takes (`on-conflict = "overwrite"`). Paths are on the datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swap {
+    /// Name of the datastore.
+    pub datastore: String,
+    /// Where the restored one goes in the end.
+    pub target: String,
+    /// Where it is until then.
+    pub beside: String,
+    /// Where the one that was there is moved.
+    pub old: String,
+}
+
+impl Swap {
+    /// The path of something that goes below the target, as long as that is beside; `None` where it goes elsewhere.
+    fn aside(&self, datastore: &str, path: &str) -> Option<String> {
+        self.mapped(datastore, path, &self.beside)
+    }
+
+    /// The path that something below the target has once that was moved away.
+    pub(super) fn moved(&self, datastore: &str, path: &str) -> Option<String> {
+        self.mapped(datastore, path, &self.old)
+    }
+
+    fn mapped(&self, datastore: &str, path: &str, to: &str) -> Option<String> {
+        let rest = path.strip_prefix(self.target.as_str()).filter(|_| datastore == self.datastore)?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| format!("{to}{rest}"))
     }
 }
 
@@ -78,6 +109,10 @@ pub struct Plan {
     pub asked: Cfg,
     /// The CFG after conflicts were resolved.
     pub taken: Cfg,
+    /// Directories that take the place of others; until they have, `place` and those of the disks are beside.
+    pub swaps: Vec<Swap>,
+    /// They have.
+    pub placed: bool,
 }
 
 /// How a plan stands in the journal: both CFGs as text, so that no second notation has to be kept in step.
@@ -88,6 +123,8 @@ struct Recorded {
     datastores: Vec<String>,
     asked: String,
     taken: String,
+    #[serde(default)]
+    swaps: Vec<Swap>,
 }
 
 impl Plan {
@@ -116,7 +153,38 @@ impl Plan {
             place: place(0, &taken.datastore, &taken.directory),
             asked,
             taken,
+            swaps: Vec::new(),
+            placed: false,
         }
+    }
+
+    /// With these directories put in the place of others.
+    #[must_use]
+    pub fn replacing(mut self, swaps: Vec<Swap>, placed: bool) -> Self {
+        self.swaps = swaps;
+        self.placed = placed;
+        let at = |place: &mut Place, directory: &str| {
+            let aside = self.swaps.iter().find_map(|swap| swap.aside(&place.datastore, directory));
+            place.directory = aside.filter(|_| !placed).unwrap_or_else(|| directory.to_owned());
+        };
+        at(&mut self.place, &self.taken.directory);
+        for (disk, cfg) in self.disks.iter_mut().zip(&self.taken.disks) {
+            at(&mut disk.place, &cfg.directory);
+        }
+        self
+    }
+
+    /// The same with its directories where they go in the end, or beside those that they replace.
+    #[must_use]
+    pub fn with_placed(&self, placed: bool) -> Self {
+        self.clone().replacing(self.swaps.clone(), placed)
+    }
+
+    /// The VMX as it stands in the end.
+    #[must_use]
+    pub fn target_vmx(&self) -> StoreFile {
+        let place = Place { directory: self.taken.directory.clone(), ..self.place.clone() };
+        StoreFile { path: place.file(self.taken.target_vmx()), datastore: place.datastore }
     }
 
     /// The plan of a CFG whose destinations are this one's ([`Cfg::changed_destinations`] is empty): conflicts stay
@@ -142,7 +210,7 @@ impl Plan {
             (asked, _) => asked,
         };
         let names: Vec<_> = self.places().map(|place| place.datastore.clone()).collect();
-        Self::new(&self.hypervisor, asked, taken, &names)
+        Self::new(&self.hypervisor, asked, taken, &names).replacing(self.swaps.clone(), self.placed)
     }
 
     /// The CFG after redirection, in which a datastore that is the VMX's is spelled as the VMX's: by name and by UUID it is
@@ -186,6 +254,7 @@ impl Plan {
             datastores: self.places().map(|place| place.datastore.clone()).collect(),
             asked: vmcfg::render(&self.asked),
             taken: vmcfg::render(&self.taken),
+            swaps: self.swaps.clone(),
         })
     }
 
@@ -195,6 +264,7 @@ impl Plan {
         let recorded: Recorded = serde_json::from_str(text).ok()?;
         let read = |text: &str| cfg::parse(text.as_bytes(), OnConflict::Stop).cfg.ok();
         let (asked, taken) = (read(&recorded.asked)?, read(&recorded.taken)?);
-        Some(Self::new(&recorded.hypervisor, asked, taken, &recorded.datastores))
+        let plan = Self::new(&recorded.hypervisor, asked, taken, &recorded.datastores);
+        Some(plan.replacing(recorded.swaps, false))
     }
 }

@@ -11,6 +11,7 @@ use super::formats::cfg_check::duplicate_destinations;
 use super::formats::conflict::{self, Redirect};
 use super::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 use super::into_snapshot;
+use super::overwrite;
 use super::plan::Plan;
 use crate::datastore::Space;
 use crate::inventory::{Checked, Inventory, Machine, Problem, Store, Wanted};
@@ -154,6 +155,7 @@ impl Examined<'_> {
             register: self.draft.register,
             whole: self.is_whole(hypervisor),
             stop_on_conflict: self.draft.on_conflict == OnConflict::Stop && self.draft.vm_name.is_some(),
+            unregisters: self.draft.on_conflict == OnConflict::Overwrite,
             stores,
         };
         self.found = inventory.check(&wanted);
@@ -272,8 +274,13 @@ impl Examined<'_> {
     }
 
     /// Looks at the datastores: conflicts resolved or reported, room compared. `ours` tells whether a directory, by the
-    /// datastore's name, is the session's own from an earlier CFG, and so in nobody's way.
-    pub fn resolve(mut self, ours: impl Fn(&str, &str) -> bool) -> Result<Resolved, Vec<CfgProblem>> {
+    /// datastore's name, is the session's own from an earlier CFG, and so in nobody's way. `session` is its number, for names
+    /// that no other may take.
+    pub fn resolve(
+        mut self,
+        session: &str,
+        ours: impl Fn(&str, &str) -> bool,
+    ) -> Result<Resolved, Vec<CfgProblem>> {
         let Some(hypervisor) = self.hypervisor else { return Err(self.problems) };
         self.problems.extend(self.inventory_problems());
         let names = std::mem::take(&mut self.names);
@@ -314,7 +321,7 @@ impl Examined<'_> {
                 }
                 (taken, Vec::new())
             }
-            OnConflict::Stop => (asked.clone(), Vec::new()),
+            OnConflict::Stop | OnConflict::Overwrite => (asked.clone(), Vec::new()),
             OnConflict::Rename => {
                 let identity = |dsname: &str| entry_of(dsname).map_or(dsname, |d| &d.name).to_owned();
                 conflict::renamed(&asked, identity, exists)
@@ -332,7 +339,15 @@ impl Examined<'_> {
                 taken.vm_name = taken_name;
             }
         }
-        let plan = Plan::new(&hypervisor.name, asked, taken, &names);
+        let mut plan = Plan::new(&hypervisor.name, asked, taken, &names);
+        if plan.asked.on_conflict == OnConflict::Overwrite {
+            let identity = |dsname: &str| entry_of(dsname).map_or(dsname, |d| &d.name).to_owned();
+            let replaced = conflict::replaced(&plan.asked, identity, exists)
+                .map_err(|error| vec![plan.asked.problem("directory", error)])?;
+            self.found.notes.extend(replaced.iter().map(|place| format!("{place} will be replaced")));
+            plan = plan.replacing(overwrite::swaps(replaced, session), false);
+            overwrite::possible(&plan, hypervisor)?;
+        }
         let rooms = rooms(&plan, hypervisor)?;
         Ok(Resolved { plan, redirects, rooms, notes: self.found.notes, into })
     }

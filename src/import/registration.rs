@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::registered::Registered;
 use super::session::{Fault, Session, digest, fold_name};
 use super::state::State;
+use super::swap::Phase;
 use crate::datastore::Datastore;
 use crate::inventory::{Identities, Inventory, InventoryError, Registration, StoreFile};
 use crate::journal::Record;
@@ -33,7 +34,7 @@ impl Session {
             let copied: Vec<_> = inner.files.keys().cloned().collect();
             (plan, copied)
         };
-        let target = plan.place.vmfs(plan.taken.target_vmx());
+        let target = plan.with_placed(true).place.vmfs(plan.taken.target_vmx());
         self.log.line(&Event::Importing(&target).to_string());
         let outcome = self.log_digests().and_then(|()| self.import_vmx(name, bytes, &plan, &copied));
         let mut inner = self.lock();
@@ -57,6 +58,8 @@ impl Session {
             self.release_stage(&mut inner);
         }
         self.log.line(&Event::DoneImporting(&target).to_string());
+        drop(inner);
+        self.clear_old();
         Ok(())
     }
 
@@ -88,8 +91,7 @@ impl Session {
             self.log.line(&change.to_string());
         }
         let store = self.shared.hypervisors.store(&plan.hypervisor, &plan.place.datastore)?;
-        let staged = !store.capabilities().random_write;
-        if !staged {
+        if store.capabilities().random_write {
             self.release_disks()?;
         }
         if plan.into_snapshot() {
@@ -102,13 +104,53 @@ impl Session {
             Some(hypervisor) if plan.taken.register => hypervisor.inventory.clone(),
             _ => None,
         };
-        let Some(inventory) = inventory else {
-            if staged {
-                return self.push(plan, &vmx.to_bytes(), &*store);
+        let patience = Patience::new(self.shared.register_retry, &self.shared.stopping);
+        if plan.swaps.is_empty() {
+            return self.put_vmx(name, inventory.as_ref(), plan, vmx, (&*store, &patience));
+        }
+        self.hold(true);
+        let outcome = self.replace(name, inventory.as_ref(), plan, vmx, (&*store, &patience));
+        self.hold(false);
+        outcome
+    }
+
+    /// Puts the machine in the place of the one that was there, and that one back where it can't be registered.
+    fn replace(
+        &self,
+        name: &str,
+        inventory: Option<&Arc<dyn Inventory>>,
+        plan: &Plan,
+        vmx: Vmx,
+        (store, patience): (&dyn Datastore, &Patience<'_>),
+    ) -> Result<(), ImportError> {
+        let path = self.display(name);
+        if self.must_swap(plan) {
+            self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes())?;
+            self.swap_in(&path, plan, patience)?;
+        }
+        let placed = self.plan_now(plan);
+        let outcome = self.put_vmx(name, inventory, &placed, vmx, (store, patience));
+        match outcome {
+            Err(error) if self.swap_state().is_some_and(|swap| swap.phase == Phase::Placed) => {
+                Err(self.swap_back(&path, plan, patience, error))
             }
-            return self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes());
-        };
-        self.register(name, &inventory, plan, vmx, &*store)
+            outcome => outcome,
+        }
+    }
+
+    fn put_vmx(
+        &self,
+        name: &str,
+        inventory: Option<&Arc<dyn Inventory>>,
+        plan: &Plan,
+        vmx: Vmx,
+        (store, patience): (&dyn Datastore, &Patience<'_>),
+    ) -> Result<(), ImportError> {
+        match inventory {
+            Some(inventory) => self.register(name, inventory, plan, vmx, (store, patience)),
+            None if !store.capabilities().random_write => self.push(plan, &vmx.to_bytes(), store),
+            None => self.put_beside(&mut self.lock(), name, plan.taken.target_vmx(), &vmx.to_bytes()),
+        }
     }
 
     /// Writes the VMX and registers it, and goes on trying for a while where the hypervisor can't be reached.
@@ -118,13 +160,12 @@ impl Session {
         inventory: &Arc<dyn Inventory>,
         plan: &Plan,
         mut vmx: Vmx,
-        store: &dyn Datastore,
+        (store, patience): (&dyn Datastore, &Patience<'_>),
     ) -> Result<(), ImportError> {
         let path = self.display(name);
         let told = |line: &str| self.log.line(&Event::Note(line).to_string());
         let failed =
             |error: InventoryError| ImportError::Unregistered { path: path.clone(), why: error.message };
-        let patience = Patience::new(self.shared.register_retry);
         let used = patience.hold(&told, || self.identities(inventory, plan, &vmx)).map_err(failed)?;
         let registration = self.identify(used, plan, &mut vmx, &path)?;
         if !store.capabilities().random_write {

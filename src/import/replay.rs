@@ -4,6 +4,7 @@
 use super::plan::Plan;
 use super::registered::Registered;
 use super::state::Stage;
+use super::swap::SwapState;
 use crate::disk::{Completion, DiskMap};
 use crate::journal::{Digest, LedgerKey, Record, fold};
 
@@ -17,6 +18,8 @@ pub(super) struct History {
     pub(super) removed: bool,
     /// The CFG that holds.
     pub(super) plan: Option<Plan>,
+    /// How far it was with the place of another.
+    pub(super) swap: Option<SwapState>,
     /// The VMX that is in place.
     pub(super) imported: Option<Digest>,
     /// The plan's disks.
@@ -62,6 +65,13 @@ impl History {
             Record::CfgAccepted { destination, .. } => Plan::recorded(destination),
             _ => None,
         });
+        let swap = present.iter().rev().find_map(|record| match record {
+            Record::Swap { state } => Some(SwapState::recorded(state)),
+            _ => None,
+        });
+        let swap = swap.flatten();
+        let placed = swap.as_ref().is_some_and(SwapState::is_placed);
+        let plan = plan.map(|plan| plan.with_placed(placed));
         let disks = plan.iter().flat_map(|plan| plan.disks.iter().enumerate());
         let disks = disks.map(|(number, disk)| DiskHistory::of(present, number as u32, disk.size)).collect();
         // A version that kept no hypervisor in the ledger had one for all objects of a session.
@@ -79,6 +89,7 @@ impl History {
             followers,
             removed: records.contains(&Record::SessionRemoved),
             plan,
+            swap,
             imported: imported(present),
             disks,
             files: files(records),

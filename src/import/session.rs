@@ -198,6 +198,10 @@ impl Session {
         if let Some(plan) = history.plan {
             let mut receiving = Receiving::new(plan, self.shared.disk_bytes_in_flight);
             receiving.imported = history.imported;
+            if let Some(swap) = &history.swap {
+                self.settle_swap(&receiving.plan, swap);
+            }
+            receiving.swap = history.swap;
             let hypervisor = receiving.plan.hypervisor.clone();
             let staged = self.is_staged(&receiving.plan);
             if staged
@@ -354,6 +358,11 @@ impl Session {
     /// The state, whatever a panic elsewhere left: every change of it is made whole under the lock.
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its number in the data directory.
+    pub(super) fn id(&self) -> String {
+        self.cache.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// A name as the log shows it: from the share's root.

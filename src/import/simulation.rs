@@ -83,28 +83,32 @@ fn check_whole(root: &Path, what: &str) {
 }
 
 /// A copy of what is on disk, taken before an operation, and what had been acknowledged by then.
-struct Left {
-    root: tempfile::TempDir,
-    before: String,
+pub(super) struct Left {
+    pub(super) root: tempfile::TempDir,
+    pub(super) before: String,
     acknowledged: Vec<&'static str>,
 }
 
 /// Takes copies of `root` as operations come.
-struct Watch {
+pub(super) struct Watch {
     root: PathBuf,
-    left: Mutex<Vec<Left>>,
+    pub(super) left: Mutex<Vec<Left>>,
     acknowledged: Mutex<Vec<&'static str>>,
 }
 
 impl Watch {
-    fn look(&self, before: &str) {
+    pub(super) fn new(root: &Path) -> Arc<Self> {
+        Arc::new(Self { root: root.to_owned(), left: Mutex::default(), acknowledged: Mutex::default() })
+    }
+
+    pub(super) fn look(&self, before: &str) {
         let acknowledged = self.acknowledged.lock().unwrap().clone();
         let left = Left { root: killed(&self.root), before: before.to_owned(), acknowledged };
         self.left.lock().unwrap().push(left);
     }
 }
 
-struct Watched<T: ?Sized>(Arc<Watch>, Box<T>);
+pub(super) struct Watched<T: ?Sized>(pub(super) Arc<Watch>, pub(super) Box<T>);
 
 impl Disk for Watched<dyn Disk> {
     fn size(&self) -> u64 {
@@ -177,6 +181,17 @@ impl Datastore for Watched<dyn Datastore> {
         self.0.look("a directory is removed");
         self.1.remove_directory(path)
     }
+    // No identities: a copy has others.
+    fn can_swap(&self) -> Result<(), &'static str> {
+        self.1.can_swap()
+    }
+    fn list(&self, path: &str, limit: usize) -> io::Result<Vec<(String, bool)>> {
+        self.1.list(path, limit)
+    }
+    fn move_directory(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.look(&format!("{from} becomes {to}"));
+        self.1.move_directory(from, to)
+    }
 }
 
 fn directory(root: &Path) -> Arc<dyn Datastore> {
@@ -235,14 +250,14 @@ fn take_up(root: &Path, acknowledged: &[&'static str], what: &str) {
 }
 
 /// The journals below `root`, longest first: the session's, and that of the root, which has one record.
-fn journal(root: &Path) -> Option<PathBuf> {
+pub(super) fn journal(root: &Path) -> Option<PathBuf> {
     let sessions = std::fs::read_dir(root.join("data/sessions")).ok()?;
     let journals = sessions.map(|entry| entry.unwrap().path().join("journal")).filter(|path| path.exists());
     journals.max_by_key(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len()))
 }
 
 /// Where the frames of a journal end.
-fn ends(bytes: &[u8]) -> Vec<usize> {
+pub(super) fn ends(bytes: &[u8]) -> Vec<usize> {
     let (mut at, mut ends) = (JOURNAL_HEADER, vec![JOURNAL_HEADER]);
     while let Some(length) = bytes.get(at..at + 4) {
         at += FRAME_HEADER + u32::from_le_bytes(length.try_into().unwrap()) as usize;
@@ -254,11 +269,7 @@ fn ends(bytes: &[u8]) -> Vec<usize> {
 #[test]
 fn a_kill_at_any_step_costs_a_copy_and_nothing_else() {
     let root = memory_dir();
-    let watch = Arc::new(Watch {
-        root: root.path().to_owned(),
-        left: Mutex::default(),
-        acknowledged: Mutex::default(),
-    });
+    let watch = Watch::new(root.path());
     let inner: Box<dyn Datastore> = Box::new({
         std::fs::create_dir_all(root.path().join("ds")).unwrap();
         DirectoryDatastore::open(&root.path().join("ds")).unwrap()

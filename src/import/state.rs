@@ -8,6 +8,7 @@ use super::flow::Flow;
 use super::formats::cfg::Cfg;
 use super::formats::descriptor::Descriptor;
 use super::plan::{DiskPlan, Plan};
+use super::swap::SwapState;
 use crate::datastore::sink::Course;
 use crate::disk::{Completion, ImportDisk};
 use crate::journal::Digest;
@@ -26,8 +27,10 @@ pub(super) struct Receiving {
     pub(super) disks: Vec<DiskSlot>,
     /// The VMX that is in place.
     pub(super) imported: Option<Digest>,
-    /// The machine is on its way from the stage to its datastores.
+    /// The machine is on its way from the stage to its datastores, or into the place of another.
     pub(super) pushing: Option<Arc<Course>>,
+    /// How far it is with that place.
+    pub(super) swap: Option<SwapState>,
 }
 
 /// How far a disk is.
@@ -157,7 +160,13 @@ impl Receiving {
             .iter()
             .map(|disk| DiskSlot::new(disk.clone(), plan.into_snapshot(), bytes_in_flight))
             .collect();
-        Self { plan, disks, imported: None, pushing: None }
+        Self { plan, disks, imported: None, pushing: None, swap: None }
+    }
+
+    /// The directories are where they go in the end, or beside those that they replace.
+    pub(super) fn place(&mut self, placed: bool) {
+        self.plan = self.plan.with_placed(placed);
+        self.disks.iter_mut().zip(&self.plan.disks).for_each(|(slot, plan)| slot.plan.clone_from(plan));
     }
 
     /// A rewritten CFG that leads everything to the same places: the rest of it holds from now on.

@@ -31,6 +31,8 @@ struct Later {
     moved: bool,
     /// A machine was pushed again, or its push is over.
     pushed: bool,
+    /// The swap went on.
+    swapped: bool,
     /// Objects whose ledger entry was renewed or closed.
     objects: Keys,
     /// The same of inventories.
@@ -84,6 +86,7 @@ impl Later {
                 true
             }
             Record::SessionMoved { .. } => !std::mem::replace(&mut self.moved, true),
+            Record::Swap { .. } => !std::mem::replace(&mut self.swapped, true),
             Record::LedgerCreated { key, .. } => self.objects.insert(key),
             Record::LedgerIdentity { key, .. } => {
                 !self.objects.has(key) && self.identities.insert(key.clone())

@@ -187,6 +187,12 @@ pub enum Record {
     },
     /// The CFG that was accepted last holds no more, and no disk of it: the session waits for another.
     CfgWithdrawn,
+    /// How far the session is with putting its directories in the place of others, in the engine's own notation; empty: not at
+    /// all.
+    Swap {
+        /// How far.
+        state: String,
+    },
     /// The session's directory of the share has another path.
     SessionMoved {
         /// Its path now.
@@ -244,6 +250,7 @@ impl Record {
             Self::InventoryRemoved { hypervisor, kind, name } => {
                 put(out, 23).string(hypervisor).raw(&[*kind as u8]).string(name)
             }
+            Self::Swap { state } => put(out, 24).string(state),
             Self::Pushing { hypervisor, datastore, path, trace } => {
                 put(out, 30).string(hypervisor).string(datastore).string(path).string(trace)
             }
@@ -297,6 +304,7 @@ impl Record {
                 kind: from.inventory_kind()?,
                 name: from.string()?,
             },
+            24 => Self::Swap { state: from.string()? },
             30 => Self::Pushing {
                 hypervisor: from.string()?,
                 datastore: from.string()?,
@@ -532,6 +540,7 @@ pub(super) mod tests {
                 name: "[b] c".into(),
             },
             Record::SessionMoved { directory: "vms/web".into(), followers: "New folder".into() },
+            Record::Swap { state: "{}".into() },
             Record::Pushing {
                 hypervisor: "vc".into(),
                 datastore: "datastore1".into(),

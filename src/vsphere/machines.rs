@@ -7,7 +7,7 @@ use super::client::Client;
 use super::error::VsphereError;
 use super::inventory::{Datacenter, Store, shown_name};
 use super::property::Object;
-use super::register::{self, Target};
+use super::register::{self, Made, Target};
 use crate::inventory::{Machine, Registered, StoreFile};
 
 /// What is asked of a virtual machine.
@@ -119,6 +119,9 @@ pub fn register_again(
     machine: &Machine,
 ) -> Result<Registered, VsphereError> {
     let path = Store::path(&machine.vmx.datastore, &machine.vmx.path);
+    if let Some(found) = register::find(client, datacenter, &path)? {
+        return register::finish(client, Made { machine: found, before: true }, &machine.name, true);
+    }
     let target = Target {
         // In a vApp it has no folder.
         folder: match machine.folder.as_str() {
@@ -130,4 +133,91 @@ pub fn register_again(
     };
     let done = register::start(client, datacenter, &target, &path, &machine.name)?;
     register::finish(client, done, &machine.name, true)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::vsphere::task::tests::{update, with_collector};
+    use crate::vsphere::testing::{Script, Site, fault, object, script_client};
+
+    fn known(script: &Script) {
+        let disk = |file: &str, parent: &str| {
+            format!(
+                "<VirtualDevice xsi:type=\"VirtualDisk\"><backing><fileName>{file}</fileName>{parent}</backing></VirtualDevice>"
+            )
+        };
+        let parent = "<parent><fileName>[ds2] data/base.vmdk</fileName></parent>";
+        let devices = format!("<val>{}<VirtualDevice/></val>", disk("[ds2] data/x-000001.vmdk", parent));
+        let set = [
+            ("name", "we%2fb"),
+            ("parent", "<val type=\"Folder\">f-1</val>"),
+            ("resourcePool", "<val type=\"ResourcePool\">p-low</val>"),
+            ("runtime.host", "<val type=\"HostSystem\">h-1</val>"),
+            ("runtime.powerState", "poweredOff"),
+            ("summary.config.vmPathName", "[ds1] web/web.vmx"),
+            ("summary.config.instanceUuid", "52-1"),
+            ("config.hardware.device", &devices),
+            (
+                "datastore",
+                "<val><ManagedObjectReference type=\"Datastore\">ds-1</ManagedObjectReference></val>",
+            ),
+        ];
+        script.answer_properties("VirtualMachine", &object("VirtualMachine", "vm-7", &set));
+    }
+
+    fn place(datastore: &str, path: &str) -> StoreFile {
+        StoreFile { datastore: datastore.into(), path: path.into() }
+    }
+
+    #[test]
+    fn machines_are_found_by_their_vmx_their_disks_and_what_these_are_snapshots_of() {
+        let script = Site::new().script();
+        known(&script);
+        let client = script_client(&script);
+        let datacenter = client.datacenter("dc").unwrap();
+        let names = |directory: StoreFile| {
+            let found = with_files_in(&client, &datacenter, &[directory, place("ds1", "nothing")]).unwrap();
+            found.into_iter().map(|machine| machine.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(place("ds1", "web")), ["we/b"]);
+        assert_eq!(names(place("ds2", "data")), ["we/b"]);
+        assert!(names(place("ds2", "web")).is_empty() && names(place("ds1", "we")).is_empty());
+        script.always("FindByDatastorePath", "<returnval type=\"VirtualMachine\">vm-7</returnval>");
+        let machine = with_vmx(&client, &datacenter, &place("ds1", "web/web.vmx")).unwrap().unwrap();
+        let ids = [&machine.id, &machine.folder, &machine.pool, &machine.host, &machine.instance];
+        assert_eq!(ids, ["vm-7", "f-1", "p-low", "h-1", "52-1"]);
+        assert!(machine.powered_off && machine.files.len() == 3);
+    }
+
+    #[test]
+    fn unregistered_once_whatever_becomes_of_the_line_and_registered_again_as_it_was() {
+        let script = Site::new().script();
+        with_collector(&script);
+        known(&script);
+        let client = script_client(&script);
+        let datacenter = client.datacenter("dc").unwrap();
+        script.always("FindByDatastorePath", "<returnval type=\"VirtualMachine\">vm-7</returnval>");
+        let machine = with_vmx(&client, &datacenter, &place("ds1", "web/web.vmx")).unwrap().unwrap();
+        script.lost("UnregisterVM");
+        script.fault("UnregisterVM", &fault("ManagedObjectNotFound", ""));
+        unregister(&client, &machine).unwrap();
+        script.fault("UnregisterVM", &fault("InvalidPowerState", ""));
+        let error = unregister(&client, &machine).unwrap_err().to_string();
+        assert!(error.starts_with("the virtual machine 'we/b' (vm-7) can't be unregistered: "), "{error}");
+        assert!(register_again(&client, &datacenter, &machine).unwrap().before, "it is registered still");
+        script.always("FindByDatastorePath", "");
+        script.answer("RegisterVM_Task", "<returnval type=\"Task\">t-1</returnval>");
+        let done = [
+            ("info.state", "<val>success</val>"),
+            ("info.result", "<val type=\"VirtualMachine\">vm-8</val>"),
+        ];
+        script.answer("WaitForUpdatesEx", &update(&done));
+        assert!(!register_again(&client, &datacenter, &machine).unwrap().before);
+        let request = &script.requests("RegisterVM_Task")[0];
+        let sent: Vec<_> =
+            ["_this", "path", "name", "pool", "host"].iter().map(|key| request.text_at(&[key])).collect();
+        assert_eq!(sent, ["f-1", "[ds1] web/web.vmx", "we%2fb", "p-low", "h-1"]);
+    }
 }

@@ -45,6 +45,9 @@ pub const PRIVILEGES: &[(On, For, &str)] = &[
     (On::Pool, For::Lease, "VApp.Import"),
 ];
 
+/// What on-conflict = "overwrite" needs besides, on the folder.
+pub const UNREGISTER: &str = "VirtualMachine.Inventory.Unregister";
+
 /// The licence edition of a free ESXi.
 const FREE_EDITION: &str = "esxBasic";
 
@@ -272,7 +275,8 @@ impl Findings<'_> {
             let way = if self.wanted.whole { For::Lease } else { For::Files };
             let needed =
                 PRIVILEGES.iter().filter(|(place, of, _)| *place == on && [For::All, way].contains(of));
-            let ids: Vec<_> = needed.map(|(.., id)| *id).collect();
+            let mut ids: Vec<_> = needed.map(|(.., id)| *id).collect();
+            ids.extend((self.wanted.unregisters && on == On::Folder).then_some(UNREGISTER));
             match missing_privileges(client, object, &ids) {
                 Ok(missing) if missing.is_empty() => {}
                 Ok(missing) => self.problem(

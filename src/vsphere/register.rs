@@ -23,8 +23,8 @@ pub(super) struct Target {
 
 /// A virtual machine that is in the inventory now, and whether it was before.
 pub(super) struct Made {
-    machine: Ref,
-    before: bool,
+    pub(super) machine: Ref,
+    pub(super) before: bool,
 }
 
 /// Registers it, or finds it registered.

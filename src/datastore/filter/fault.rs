@@ -231,6 +231,18 @@ impl Datastore for FaultDatastore {
     fn remove_directory(&self, path: &str) -> io::Result<()> {
         self.attempt(|inner| inner.remove_directory(path))
     }
+
+    fn can_swap(&self) -> Result<(), &'static str> {
+        self.inner.can_swap()
+    }
+
+    fn list(&self, path: &str, limit: usize) -> io::Result<Vec<(String, bool)>> {
+        self.attempt(|inner| inner.list(path, limit))
+    }
+
+    fn move_directory(&self, from: &str, to: &str) -> io::Result<()> {
+        self.attempt(|inner| inner.move_directory(from, to))
+    }
 }
 
 #[cfg(test)]

@@ -99,4 +99,16 @@ impl Datastore for FilteredDatastore {
     fn remove_directory(&self, path: &str) -> io::Result<()> {
         self.inner.remove_directory(path)
     }
+
+    fn can_swap(&self) -> Result<(), &'static str> {
+        self.inner.can_swap()
+    }
+
+    fn list(&self, path: &str, limit: usize) -> io::Result<Vec<(String, bool)>> {
+        self.inner.list(path, limit)
+    }
+
+    fn move_directory(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.move_directory(from, to)
+    }
 }

@@ -195,6 +195,10 @@ impl Datastore for NbdDatastore {
     fn remove_directory(&self, path: &str) -> io::Result<()> {
         self.files.remove_directory(path)
     }
+
+    fn can_swap(&self) -> Result<(), &'static str> {
+        Err("an NBD export is written in its place, there is no second one beside it")
+    }
 }
 
 /// An export as a disk.

@@ -27,6 +27,8 @@ pub enum OnConflict {
     Stop,
     /// Another directory, and another name of the VM, are taken.
     Rename,
+    /// The virtual machine that is there is replaced, when the restored one is complete.
+    Overwrite,
     /// The disks of the VM that exists are written, after a snapshot of it.
     Snapshot,
 }
@@ -37,6 +39,7 @@ impl OnConflict {
         match self {
             Self::Stop => "stop",
             Self::Rename => "rename",
+            Self::Overwrite => "overwrite",
             Self::Snapshot => "snapshot",
         }
     }
@@ -46,6 +49,7 @@ impl OnConflict {
         match self {
             Self::Stop => 0,
             Self::Rename => 1,
+            Self::Overwrite => 2,
             Self::Snapshot => 3,
         }
     }

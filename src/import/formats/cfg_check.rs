@@ -314,15 +314,12 @@ impl Checker {
         match mode.as_str() {
             "stop" => return OnConflict::Stop,
             "rename" => return OnConflict::Rename,
+            "overwrite" => return OnConflict::Overwrite,
             "snapshot" => return OnConflict::Snapshot,
-            "overwrite" => {
-                self.report(
-                    key,
-                    format!("\"{mode}\" is not supported with this hypervisor; use \"stop\", \"rename\" or \"snapshot\""),
-                );
-            }
-            _ => self
-                .report(key, format!("\"{mode}\" is not a mode; use \"stop\", \"rename\" or \"snapshot\"")),
+            _ => self.report(
+                key,
+                format!("\"{mode}\" is not a mode; use \"stop\", \"rename\", \"overwrite\" or \"snapshot\""),
+            ),
         }
         OnConflict::Stop
     }

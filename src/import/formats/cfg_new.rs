@@ -205,7 +205,8 @@ fn tail(out: &mut String, to: &Destination) {
         "On-conflict mode",
         "",
         "What happens if a destination directory, or a VM of that name, exists already:",
-        "\"stop\" returns an error, \"rename\" appends (1), (2) and so on to the name.",
+        "\"stop\" returns an error, \"rename\" appends (1), (2) and so on to the name,",
+        "\"overwrite\" replaces the VM there, which must be powered off, when this one is complete.",
     ];
     block(out, &comment, &format!("on-conflict = \"{}\"", to.on_conflict.as_str()));
     let comment = ["Register VM with hypervisor after import? 1 does, 0 leaves it to you."];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cfg::{Cfg, CfgProblem, Draft};
+use crate::inventory::StoreFile;
 
 /// Numbers tried for one name. Past this somebody restores in a loop, and another number would not help.
 pub const NUMBERS_MAX: u32 = 10_000;
@@ -95,6 +96,25 @@ pub fn renamed<E>(
         }
     }
     Ok((result, redirects))
+}
+
+/// `on-conflict = "overwrite"`: the directories that exist, as datastore (by `identity`) and path, without those that lie in
+/// another of them.
+pub fn replaced<E>(
+    cfg: &Cfg,
+    mut identity: impl FnMut(&str) -> String,
+    mut exists: impl FnMut(&str, &str) -> Result<bool, E>,
+) -> Result<Vec<StoreFile>, E> {
+    let mut found: Vec<StoreFile> = Vec::new();
+    let mut items = places(cfg);
+    items.sort_by_key(|(_, directory)| directory.matches('/').count());
+    for (datastore, directory) in items {
+        let place = StoreFile { datastore: identity(datastore), path: directory.to_owned() };
+        if !found.iter().any(|root| place.is_in(root)) && exists(datastore, directory)? {
+            found.push(place);
+        }
+    }
+    Ok(found)
 }
 
 /// `name`, or the first of `name(1)`, `name(2)` … that is not taken. Serves VM names too.

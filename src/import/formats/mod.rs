@@ -7,6 +7,7 @@
 //! - [`log_text`] – the lines of import.log
 //! - [`vmx`], [`descriptor`] – what the hypervisor reads
 
+pub mod belongs;
 pub mod cfg;
 pub mod cfg_check;
 pub mod cfg_new;

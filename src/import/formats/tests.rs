@@ -67,7 +67,7 @@ fn encodings_and_line_ends() {
 fn every_error_is_told_at_once_with_its_line() {
     let text = "version = \"3\"\nvmname = 7\nservername = \"s\"\ndsname = \"d\"\ndirectory = \"../x\"\nnonsense\n\
                 vmx-name = \"a/b.vmx\"\nvmdk.1.name = \"x.vmdk\"\nvmdk.1.size = 513\nvmdk.1.type = \"fat\"\n\
-                on-conflict = \"overwrite\"\nservername = \"t\"\n";
+                on-conflict = \"replace\"\nservername = \"t\"\n";
     let found = problems(text);
     let has = |line: Option<u32>, key: &str, part: &str| {
         assert!(
@@ -84,7 +84,7 @@ fn every_error_is_told_at_once_with_its_line() {
     has(None, "vmdk.1.extent-name", "missing");
     has(Some(9), "vmdk.1.size", "multiple of 512");
     has(Some(10), "vmdk.1.type", "\"thin\"");
-    has(Some(11), "on-conflict", "not supported with this hypervisor");
+    has(Some(11), "on-conflict", "\"replace\" is not a mode");
     has(Some(12), "servername", "line 3");
     assert_eq!(found.len(), 11, "{found:#?}");
     let rendered = render_problems("x.cfg", &found);

@@ -25,6 +25,7 @@ fn wanted() -> Wanted {
         register: true,
         whole: false,
         stop_on_conflict: true,
+        unregisters: false,
         stores: vec![store],
     }
 }
@@ -225,6 +226,16 @@ fn a_pool_of_another_host_and_one_of_several() {
 }
 
 #[test]
+fn what_replaces_a_machine_needs_a_privilege_more() {
+    let site = Site { denied: UNREGISTER, ..Site::new() };
+    let mut wanted = wanted();
+    assert_eq!(check_with(&site, &wanted).problems, []);
+    wanted.unregisters = true;
+    let (key, message) = only(&site, &wanted);
+    assert!(key == "folder" && message.contains("lacks VirtualMachine.Inventory.Unregister"), "{message}");
+}
+
+#[test]
 fn privileges_are_documented_and_in_the_role() {
     let page = include_str!("../../../docs/vsphere.md");
     let role = include_str!("../../../packaging/vsphere-role.txt");
@@ -232,6 +243,7 @@ fn privileges_are_documented_and_in_the_role() {
         .iter()
         .map(|(.., privilege)| privilege)
         .chain(crate::vsphere::appliance::PRIVILEGES)
+        .chain([&UNREGISTER])
         .chain([&crate::vsphere::snapshots::PRIVILEGE])
         .collect();
     for privilege in &needed {
