@@ -294,3 +294,33 @@ fn directories_have_no_oplocks() {
     let options = create::options::DIRECTORY_FILE;
     assert_eq!(level(&client.open(&Open { options, ..batch("d") })), oplock::NONE);
 }
+
+#[test]
+fn a_break_that_was_lost_with_its_channel_is_sent_on_another() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
+    let mut channel = desk.channel(&first.session, first.tree);
+    let held = first.open(&batch("f")).file_id();
+    lease(&mut first, "g", 7, RWH);
+    assert_eq!(second.open(&Open::file("f")).status(), Status::PENDING);
+    assert_eq!(second.open(&Open::file("g")).status(), Status::PENDING);
+    assert!(channel.poll().is_empty(), "sent on the channel that opened");
+    first.lose();
+    let sent = channel.poll();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(acknowledge(&mut channel, held, oplock::LEVEL_II), Status::SUCCESS);
+    assert_eq!(acknowledge_lease(&mut channel, 7, RH), Status::SUCCESS);
+    assert_eq!(second.poll().len(), 2);
+}
+
+#[test]
+fn a_break_that_was_acknowledged_is_not_sent_again() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
+    let mut channel = desk.channel(&first.session, first.tree);
+    let held = first.open(&batch("f")).file_id();
+    assert_eq!(second.open(&Open::file("f")).status(), Status::PENDING);
+    assert_eq!(acknowledge(&mut first, held, oplock::LEVEL_II), Status::SUCCESS);
+    first.lose();
+    assert!(channel.poll().is_empty());
+}

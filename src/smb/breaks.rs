@@ -74,7 +74,22 @@ impl Server {
         };
         connections.extend(open.connection());
         connections.extend(session.into_iter().flat_map(|session| session.connections()));
-        connections.iter().any(|connection| connection.post(Buffer::from_vec(frame.clone())))
+        let sent = connections.iter().find(|connection| connection.post(Buffer::from_vec(frame.clone())));
+        if let Some(connection) = sent.filter(|_| notification.acknowledge) {
+            connection.remember(notification.clone());
+        }
+        sent.is_some()
+    }
+
+    /// A connection is lost: its client may not have read the breaks that were sent there, and hears of those that nobody has
+    /// acknowledged on another one, if it has one.
+    pub(super) fn send_breaks_again(&self, lost: &Connection) {
+        for sent in lost.take_told() {
+            let mut opens = sent.opens.iter().filter_map(|open| self.opens.by_id(*open));
+            opens.any(|open| {
+                open.entry.with_oplocks(|held| held.is_awaited(&sent)) && self.send_break(&sent, &open)
+            });
+        }
     }
 
     /// A client asks for a lease: its connections are where breaks go.

@@ -13,6 +13,7 @@ use super::buffer::Buffer;
 use super::commands::session_setup::Login;
 use super::job::Job;
 use super::limits::Limits;
+use super::oplock::Break;
 use super::running::Running;
 use super::session::Channel;
 use smb_proto::crypto::preauth::PreauthHash;
@@ -75,6 +76,8 @@ pub struct Connection {
     sessions: Mutex<Option<HashMap<u64, Arc<Channel>>>>,
     signals: mpsc::UnboundedSender<Signal>,
     posted: Mutex<VecDeque<Buffer>>,
+    /// The latest breaks that were sent here and are to be acknowledged: sent again elsewhere should this connection be lost.
+    told: Mutex<VecDeque<Break>>,
 }
 
 impl Connection {
@@ -94,6 +97,7 @@ impl Connection {
             sessions: Mutex::new(Some(HashMap::new())),
             signals,
             posted: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -115,11 +119,26 @@ impl Connection {
     /// Queues a frame that answers no request. `false` where it can't be sent: the connection is closing, or does not read.
     pub fn post(&self, frame: Buffer) -> bool {
         let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
-        if posted.len() >= NOTIFICATIONS_MAX || self.signals.send(Signal::Send).is_err() {
+        let lost = self.sessions().is_none();
+        if lost || posted.len() >= NOTIFICATIONS_MAX || self.signals.send(Signal::Send).is_err() {
             return false;
         }
         posted.push_back(frame);
         true
+    }
+
+    /// Remembers a break that was sent here; of [`NOTIFICATIONS_MAX`], the oldest goes.
+    pub fn remember(&self, sent: Break) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= NOTIFICATIONS_MAX {
+            told.pop_front();
+        }
+        told.push_back(sent);
+    }
+
+    /// The breaks that were sent here, acknowledged or not.
+    pub fn take_told(&self) -> VecDeque<Break> {
+        std::mem::take(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The next frame that waits to be sent: one for each [`Signal::Send`].

@@ -409,6 +409,12 @@ impl Oplocks {
         any
     }
 
+    /// Whether that break is still to be acknowledged.
+    pub fn is_awaited(&self, sent: &Break) -> bool {
+        let told = |hold: &Hold| hold.breaking.as_ref().is_some_and(|breaking| breaking.told == sent.to);
+        self.holds.iter().any(|hold| hold.holder == sent.holder && told(hold))
+    }
+
     /// When the first break runs out of time.
     pub fn next_expiry(&self) -> Option<Instant> {
         let since =

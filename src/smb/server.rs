@@ -221,6 +221,7 @@ impl Server {
                 dispatch::adopt(&heir, id, job);
             }
         }
+        self.send_breaks_again(connection);
     }
 
     /// Takes a session out and ends it on all its channels.
@@ -289,5 +290,9 @@ impl Server {
                 waiters.remove(key);
             }
         }
+    }
+    /// How many requests wait for something, on all connections.
+    pub fn waiting(&self) -> usize {
+        lock(&self.waiters).values().map(Vec::len).sum()
     }
 }

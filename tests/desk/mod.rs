@@ -69,8 +69,6 @@ impl Desk {
 
     /// A client with a session of `user` and a tree on the share. Clients of one `guid` are one client to leases.
     pub fn client(&self, guid: u8, user: &str) -> Client {
-        let (signals, signalled) = mpsc::unbounded_channel();
-        let connection = Arc::new(Connection::new(user.into(), signals));
         let negotiated = Negotiated {
             offered: validate_negotiate::Request {
                 capabilities: 0x7F,
@@ -89,7 +87,6 @@ impl Desk {
             signing: negotiate::SIGNING_AES_CMAC,
         };
         let keys = Keys::derive(&[1; 16], &negotiated, &[0; 64]).unwrap();
-        assert!(connection.negotiated.set(negotiated.clone()).is_ok());
         let session = Arc::new(Session::new(NewSession {
             id: self.server.unique_id(),
             negotiated,
@@ -99,11 +96,19 @@ impl Desk {
             encrypt: false,
         }));
         self.server.add_session(Arc::clone(&session)).unwrap();
-        session.add_channel(&connection, None).unwrap();
         let entry = Arc::clone(self.server.share("dir").unwrap());
         let tree = session.connect(entry, 0x001F_01FF).unwrap();
-        let server = Arc::clone(&self.server);
-        let mut client = Client { server, connection, signalled, session, tree: tree.id, next: 0 };
+        self.channel(&session, tree.id)
+    }
+
+    /// One more connection of a session: a channel.
+    pub fn channel(&self, session: &Arc<Session>, tree: u32) -> Client {
+        let (signals, signalled) = mpsc::unbounded_channel();
+        let connection = Arc::new(Connection::new(session.caller().user.clone(), signals));
+        assert!(connection.negotiated.set(session.negotiated.clone()).is_ok());
+        session.add_channel(&connection, None).unwrap();
+        let (server, session) = (Arc::clone(&self.server), Arc::clone(session));
+        let mut client = Client { server, connection, signalled, session, tree, next: 0 };
         client.request(Command::ECHO, |out| smb_proto::msg::echo::Request.encode(out)); // asks for credits
         client
     }
@@ -280,11 +285,18 @@ impl Client {
 
     /// Does what the transport does with signals: runs woken requests again. Gives all that is sent by that.
     pub fn poll(&mut self) -> Vec<Message> {
-        let mut sent = Vec::new();
-        while let Ok(signal) = self.signalled.try_recv() {
-            sent.extend(self.act(signal));
-        }
-        sent
+        std::iter::from_fn(|| self.poll_one()).flatten().collect()
+    }
+
+    /// The same of one signal; `None` where there is none.
+    pub fn poll_one(&mut self) -> Option<Vec<Message>> {
+        let signal = self.signalled.try_recv().ok()?;
+        Some(self.act(signal))
+    }
+
+    /// The MessageId of the next request.
+    pub fn message_id(&self) -> u64 {
+        self.next
     }
 
     /// The connection is cut.
