@@ -4,6 +4,7 @@
 mod desk;
 
 use desk::{Client, Desk, Message, Open};
+use smb_proto::msg::create::options;
 use smb_proto::msg::lock::{Element, FLAG_EXCLUSIVE, FLAG_UNLOCK, Request};
 use smb_proto::msg::{FileId, logoff, tree_disconnect};
 use smb_proto::{Command, Status};
@@ -71,5 +72,16 @@ fn the_end_of_tree_or_session_ends_the_wait() {
         });
         assert_eq!(ended.status(), Status::SUCCESS);
         assert_eq!(only(&client.poll()), Status::RANGE_NOT_LOCKED);
+    }
+}
+
+#[test]
+fn directories_have_no_locks() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let directory = Open { options: options::DIRECTORY_FILE, ..Open::file("d") };
+    let id = client.open(&directory).file_id();
+    for flags in [FLAG_EXCLUSIVE, FLAG_UNLOCK] {
+        assert_eq!(lock(&mut client, id, flags).status(), Status::INVALID_PARAMETER);
     }
 }

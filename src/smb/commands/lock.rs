@@ -15,6 +15,9 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         Some(_) => Status::RANGE_NOT_LOCKED,
         None => status,
     })?;
+    if open.file.is_directory() {
+        return Err(Status::INVALID_PARAMETER.into()); // MS-FSA 2.1.5.8, 2.1.5.9
+    }
     if locked(&open.state).sequences.is_replay(message.lock_sequence) {
         return Ok(Reply::success(|out| wire::Response.encode(out)));
     }

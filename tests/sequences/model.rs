@@ -1,0 +1,231 @@
+//! What must be true of the server, told by what its clients were answered: names, data, opens, locks, caches. Knows nothing of
+//! how the server keeps them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smb_proto::fscc::access;
+use smb_proto::msg::FileId;
+use smb_proto::msg::create::context::{LEASE_HANDLE, LEASE_WRITE};
+use smb_proto::msg::create::share_access;
+
+/// A file's number on its disk.
+pub type Number = u64;
+
+/// Who caches: an open by its volatile FileId, or a client's lease by its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    Open(u64),
+    Lease(u8, u8),
+}
+
+/// An open as its client knows it.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub id: FileId,
+    /// The connection that it belongs to; `None` while its client is away.
+    pub link: Option<u64>,
+    pub client: u8,
+    pub file: Number,
+    pub access: u32,
+    pub share: u32,
+    pub deletes: bool,
+    pub durable: bool,
+    pub guid: Option<u32>,
+    pub holder: Option<Holder>,
+}
+
+/// A file.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    pub data: Vec<u8>,
+    pub directory: bool,
+    pub doomed: bool,
+}
+
+/// A byte-range lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    pub file: Number,
+    pub open: u64,
+    pub offset: u64,
+    pub length: u64,
+    pub exclusive: bool,
+}
+
+impl Lock {
+    fn meets(&self, offset: u64, length: u64) -> bool {
+        self.offset < offset + length && offset < self.offset + self.length
+    }
+}
+
+/// What a client believes that it may cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    pub file: Number,
+    pub state: u32,
+    pub epoch: u16,
+    /// It was told to go down to this, and has not acknowledged it yet.
+    pub breaking: Option<u32>,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Model {
+    pub opens: BTreeMap<u64, Held>,
+    pub files: BTreeMap<Number, Content>,
+    pub names: BTreeMap<String, Number>,
+    pub locks: Vec<Lock>,
+    pub caches: BTreeMap<Holder, Cache>,
+}
+
+/// The directory of a name; empty for the root.
+pub fn parent(name: &str) -> &str {
+    name.rsplit_once('\\').map_or("", |(parent, _)| parent)
+}
+
+/// Whether two opens can't stand beside each other (MS-FSA 2.1.5.1.2.2).
+fn bars(one: (u32, u32), other: (u32, u32)) -> bool {
+    const KINDS: [(u32, u32); 3] = [
+        (access::READ_DATA | access::EXECUTE, share_access::READ),
+        (access::WRITE_DATA | access::APPEND_DATA, share_access::WRITE),
+        (access::DELETE, share_access::DELETE),
+    ];
+    let uses = |open: (u32, u32)| KINDS.iter().any(|(bits, _)| open.0 & bits != 0);
+    let barred = |user: (u32, u32), owner: (u32, u32)| {
+        KINDS.iter().any(|(bits, share)| user.0 & bits != 0 && owner.1 & share == 0)
+    };
+    uses(one) && uses(other) && (barred(one, other) || barred(other, one))
+}
+
+impl Model {
+    pub fn opens_of(&self, file: Number) -> impl Iterator<Item = &Held> {
+        self.opens.values().filter(move |held| held.file == file)
+    }
+
+    /// Whether an open of the file, `own` aside, can't stand beside that access and sharing.
+    pub fn conflicts(&self, file: Number, own: u64, access: u32, share: u32) -> bool {
+        self.opens_of(file)
+            .any(|held| held.id.volatile != own && bars((held.access, held.share), (access, share)))
+    }
+
+    /// Whether the directory of that name is there.
+    pub fn has_parent(&self, name: &str) -> bool {
+        let parent = parent(name);
+        parent.is_empty() || self.names.get(parent).is_some_and(|file| self.files[file].directory)
+    }
+
+    pub fn name_of(&self, file: Number) -> Option<&str> {
+        self.names.iter().find(|(_, number)| **number == file).map(|(name, _)| name.as_str())
+    }
+
+    /// What lies below a directory.
+    pub fn below(&self, directory: &str) -> Vec<(String, Number)> {
+        let prefix = format!("{directory}\\");
+        let inside = self.names.iter().filter(|(name, _)| name.starts_with(&prefix));
+        inside.map(|(name, file)| (name.clone(), *file)).collect()
+    }
+
+    /// Whether a lock of the file keeps that open from locking there.
+    pub fn lock_barred(&self, new: &Lock) -> bool {
+        self.locks.iter().any(|held| {
+            let agrees = match (held.exclusive, new.exclusive) {
+                (false, false) => true,
+                (true, false) => held.open == new.open,
+                (_, true) => false,
+            };
+            held.file == new.file && !agrees && held.meets(new.offset, new.length)
+        })
+    }
+
+    /// Whether a lock of the file keeps that open from reading or writing there.
+    pub fn io_barred(&self, open: &Held, offset: u64, length: u64, write: bool) -> bool {
+        self.locks.iter().any(|held| {
+            let own = held.open == open.id.volatile;
+            let bars = if write { !own || !held.exclusive } else { !own && held.exclusive };
+            held.file == open.file && bars && held.meets(offset, length)
+        })
+    }
+
+    /// Whether a break of a cache of that file waits for its acknowledgement.
+    pub fn is_breaking(&self, file: Number) -> bool {
+        self.caches.values().any(|cache| cache.file == file && cache.breaking.is_some())
+    }
+
+    /// Whether an open would wait for its client, should that lose its connection (MS-SMB2 3.3.7.1).
+    pub fn outlives(&self, held: &Held) -> bool {
+        let cache = held.holder.and_then(|holder| self.caches.get(&holder));
+        let guarded = cache.is_some_and(|cache| {
+            let locked = self.locks.iter().any(|lock| lock.open == held.id.volatile);
+            cache.state & LEASE_HANDLE != 0
+                && cache.breaking.is_none()
+                && (cache.state & LEASE_WRITE != 0 || !locked)
+        });
+        held.durable && guarded && !self.files[&held.file].doomed
+    }
+
+    /// An open is gone, and with the last one a file that is to be deleted.
+    pub fn close(&mut self, id: u64) {
+        let held = self.opens.remove(&id).expect("an open");
+        self.locks.retain(|lock| lock.open != id);
+        if let Some(holder) = held.holder
+            && self.opens.values().all(|other| other.holder != Some(holder))
+        {
+            self.caches.remove(&holder);
+        }
+        let name = self.name_of(held.file).map(str::to_owned);
+        let full = name.is_some_and(|name| !self.below(&name).is_empty());
+        let last = self.opens_of(held.file).next().is_none();
+        let file = self.files.get_mut(&held.file).expect("its file");
+        file.doomed |= held.deletes;
+        if last && file.doomed {
+            if full {
+                file.doomed = false; // a directory that is not empty stays
+                return;
+            }
+            self.files.remove(&held.file);
+            self.names.retain(|_, file| *file != held.file);
+        }
+    }
+
+    /// A file has another name, and with it all that is below.
+    pub fn rename(&mut self, file: Number, to: &str) {
+        let from = self.name_of(file).expect("a name").to_owned();
+        if from == to {
+            return;
+        }
+        if let Some(replaced) = self.names.remove(to) {
+            assert!(self.opens_of(replaced).next().is_none(), "an open file was replaced");
+            self.files.remove(&replaced);
+        }
+        for (name, below) in self.below(&from) {
+            self.names.remove(&name);
+            self.names.insert(format!("{to}{}", &name[from.len()..]), below);
+        }
+        self.names.remove(&from);
+        self.names.insert(to.to_owned(), file);
+    }
+
+    /// What can't be, whatever was asked: opens that bar one another, locks that overlap, two who cache for writing.
+    pub fn check(&self) {
+        for held in self.opens.values() {
+            let alone = !self.conflicts(held.file, held.id.volatile, held.access, held.share);
+            assert!(alone, "two opens that bar each other: {held:?} in {:#?}", self.opens);
+        }
+        for (at, lock) in self.locks.iter().enumerate() {
+            let others = self.locks[..at].iter().filter(|other| other.file == lock.file);
+            let clash = others.clone().any(|other| {
+                other.open != lock.open
+                    && (other.exclusive || lock.exclusive)
+                    && other.meets(lock.offset, lock.length)
+            });
+            assert!(!clash, "overlapping locks: {:#?}", self.locks);
+        }
+        for file in self.files.keys() {
+            let caching = || self.caches.values().filter(|cache| cache.file == *file && cache.state != 0);
+            let writes = caching().any(|cache| cache.state & LEASE_WRITE != 0);
+            assert!(!writes || caching().count() == 1, "a writer's cache beside another: {:#?}", self.caches);
+        }
+        let known: BTreeSet<_> = self.names.values().collect();
+        assert_eq!(known.len(), self.names.len(), "a file of two names: {:#?}", self.names);
+    }
+}
