@@ -93,7 +93,7 @@ def main():
     broken(sim, "no room in the pool", "no room for it", ("ImportVApp", "fault", dict(Fault="InsufficientResourcesFault")))
     broken(sim, "not completed", "busy or in another state", ("HttpNfcLeaseComplete", "fault", dict(Fault="InvalidState")))
     short = vlab.Vcsim(work / "short", {"ds1": work / "ds2" / "4e3193a0-698e20ea-f9ef-180373f1beff"}, lease_timeout="1s")
-    broken(short, "lease timed out", "the lease has ended", ("WaitForUpdatesEx", "delay", dict(Millis=3000)))
+    broken(short, "lease timed out", "the lease has ended", ("NFC", "wait", dict(Millis=3000)))
     lab.finish()
 
 

@@ -103,7 +103,8 @@ class Restore:
         return [vm for vm in self.sim.state()["vms"] if vm["Name"] == self.name]
 
     def uploads(self):
-        return self.sim.state()["uploads"] or []
+        """What came for its disks; another's that was cut may end late."""
+        return [upload for upload in self.sim.state()["uploads"] or [] if f"-{self.name}_" in os.path.basename(upload["File"])]
 
     def orphans(self):
         listed = json.loads(self.server.run("orphans", "list", "--json").stdout)
@@ -124,6 +125,8 @@ def clean(restore, what, machines, leases=0):
     held = [lease for lease in restore.sim.state()["leases"].values() if not lease["ended"]]
     lab.check(len(held) <= leases, f"{what}: no lease is open {held}")
     lab.check(restore.orphans() == [], f"{what}: no orphans {restore.orphans()}")
+    if machines == 0:
+        lab.check(not list(restore.sim.where.parent.glob(f"ds/*/{restore.name}")), f"{what}: no directory is left")
 
 
 def same(restore, upload, image):
@@ -176,6 +179,23 @@ def whole(server, sim, source, store):
     lab.check(listed.count(f" {SIZE} ") == 2, f"web: its extents are listed as ever {listed if listed.count(str(SIZE)) != 2 else ''}")
     restore.do("deltree web")
     lab.check("web" not in restore.do("ls").stdout and len(restore.vms()) == 1 and restore.orphans() == [], "web: deleting the session leaves the machine")
+
+
+def apart(server, sim, source):
+    """Nested directories, a disk in one of its own on another datastore, a datastore by its UUID."""
+    sim.reset()
+    restore = Restore(server, sim, source, "apart", 2)
+    restore.text = cfg("apart", 2, dsname=UUID, directory="deep/er/apart",
+                       **{"vmdk.0.directory": "deep/er/apart", "vmdk.1.directory": "own/disk", "vmdk.1.dsname": "other"})
+    restore.datastore_path = "[ds1] deep/er/apart/apart.vmx"
+    restore.begun()
+    done = restore.vmx()
+    lab.check("NT_STATUS" not in done.stdout, f"apart: VMX {done.stdout[-200:] if 'NT_STATUS' in done.stdout else ''}{restore.read('apart.cfg.err')}")
+    vm = sim.vm(restore.datastore_path)
+    disks = [device for device in (vm or {}).get("Devices", []) if device.startswith("VirtualDisk")]
+    lab.check(any("[other] own/disk/apart_1.vmdk" in disk for disk in disks) and any("[ds1] deep/er/apart/apart_0.vmdk" in disk for disk in disks),
+              f"apart: each disk in its place {disks}")
+    clean(restore, "apart", 1)
 
 
 def preflight(server, sim, source, store):
@@ -376,7 +396,7 @@ def timed_out(work, source):
     sim = vlab.Vcsim(work / "short", {"ds1": work / "short-ds" / UUID}, lease_timeout="1s")
     server = Server(work / "short-server", sim)
     restore = Restore(server, sim, source, "timed").begun()
-    sim.rule("WaitForUpdatesEx", "delay", Millis=3000)
+    sim.rule("NFC", "wait", Millis=3000)
     done = restore.vmx()
     lab.check("NT_STATUS" not in done.stdout and "the lease has ended" in restore.read("import.log"), f"timed: begun again {done.stdout[-200:]}")
     clean(restore, "timed", 1)
@@ -402,9 +422,12 @@ def main():
         r = random.Random(n + 1)
         (source / f"disk{n}.img").write_bytes(b"".join(bytes(1 << 16) if k % 3 == 0 else r.randbytes(1 << 16) for k in range(SIZE >> 16)))
     store = work / "ds" / UUID
-    sim = vlab.Vcsim(work / "sim", {"ds1": store})
-    server = Server(work / "server", sim)
+    sim = vlab.Vcsim(work / "sim", {"ds1": store, "other": work / "other-ds" / "other"})
+    server = Server(work / "server", sim, """[[hypervisor.datastore]]
+name = "other"
+""")
     whole(server, sim, source, store)
+    apart(server, sim, source)
     preflight(server, sim, source, store)
     retried(server, sim, source)
     killed(server, sim, source)

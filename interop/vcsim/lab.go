@@ -157,6 +157,10 @@ func (l *lab) folder(w http.ResponseWriter, r *http.Request, cookie string) {
 func (l *lab) nfc(w http.ResponseWriter, r *http.Request, cookie string) {
 	rule := l.take("NFC")
 	parts := strings.Split(r.URL.Path, "/")
+	if rule != nil && rule.Action == "wait" {
+		// Takes nothing and closes nothing.
+		time.Sleep(time.Duration(rule.Millis) * time.Millisecond)
+	}
 	l.lock.Lock()
 	held := l.leases[parts[2]]
 	dead := held == nil || held.ended != ""
@@ -174,10 +178,6 @@ func (l *lab) nfc(w http.ResponseWriter, r *http.Request, cookie string) {
 	must(err)
 	defer file.Close()
 	source := io.Reader(r.Body)
-	if rule != nil && rule.Action == "wait" {
-		// Takes nothing and closes nothing.
-		time.Sleep(time.Duration(rule.Millis) * time.Millisecond)
-	}
 	if rule != nil && rule.Action == "drop" {
 		source = io.LimitReader(source, rule.Bytes)
 	}

@@ -528,6 +528,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_datastore_is_found_in_whichever_datacenter() {
+        use crate::vsphere::testing::{Script, object, script_client};
+        let named = |id: &str, uuid: &str| {
+            let url = format!("ds:///vmfs/volumes/{uuid}/");
+            object("Datastore", id, &[("name", "ds1"), ("summary.url", &url)])
+        };
+        let answer = |objects: &[String]| {
+            let script = Script::new();
+            script.always("CreateContainerView", "<returnval type=\"ContainerView\">v-1</returnval>");
+            script.always("DestroyView", "");
+            script.answer("RetrievePropertiesEx", &format!("<returnval>{}</returnval>", objects.concat()));
+            script_client(&script)
+        };
+        let both = [named("ds-1", "4e31-aa"), named("ds-2", "4e31-bb")];
+        let told = answer(&both).one_store("ds1", None).unwrap_err().to_string();
+        assert!(told.contains("several datastores 'ds1'; give the uuid"), "{told}");
+        assert_eq!(answer(&both).one_store("ds1", Some("4E31-BB")).unwrap().reference.id, "ds-2");
+        assert_eq!(answer(&both[..1]).one_store("ds1", None).unwrap().uuid, "4e31-aa");
+        let told = answer(&both).one_store("ds7", None).unwrap_err().to_string();
+        assert!(told.contains("hv:443 has no datastore 'ds7'; it has: ds1;"), "{told}");
+    }
+
+    #[test]
     fn names_and_lists() {
         assert_eq!(stored_name("a/b\\c%d"), "a%2fb%5cc%25d");
         assert_eq!(shown_name("a%2fb%5cc%25d%252f"), "a/b\\c%d%2f");

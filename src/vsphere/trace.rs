@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use super::error::VsphereError;
+use super::inventory::Store;
 use super::{Ref, lease};
 
 /// Until a machine that a failed lease left is gone.
@@ -24,6 +25,11 @@ pub struct Trace {
     pub vmx: String,
     /// Its instance UUID, which is set when it is made.
     pub instance: String,
+    /// The server's name for its datacenter.
+    pub datacenter: String,
+    /// Directories that were made for it: datastore and path.
+    #[serde(default)]
+    pub directories: Vec<(String, String)>,
     /// The lease, once it is open.
     #[serde(default)]
     pub lease: Option<String>,
@@ -84,7 +90,10 @@ pub fn settle(client: &Client, trace: &Trace) -> Result<Remains, VsphereError> {
     });
     // A lease that can't be found is of no help: a server forgets those that are over.
     let completed = matches!(state, Some(Ok(state)) if state == "done");
-    let Some(found) = look(client, trace)? else { return Ok(Remains::Gone) };
+    let Some(found) = look(client, trace)? else {
+        remove_directories(client, trace)?;
+        return Ok(Remains::Gone);
+    };
     // Nobody can start a machine before its lease is complete.
     if completed || !found.off {
         return Ok(Remains::Complete(found.machine));
@@ -96,8 +105,28 @@ pub fn settle(client: &Client, trace: &Trace) -> Result<Remains, VsphereError> {
             Err(VsphereError::Ended { what, why: format!("its upload still holds it: {error}") })
         }
         Err(error) if error.kind() != "ManagedObjectNotFound" => Err(error),
-        _ => Ok(Remains::Gone),
+        _ => {
+            remove_directories(client, trace)?;
+            Ok(Remains::Gone)
+        }
     }
+}
+
+/// Those that were made for a machine that is gone, as far as they are empty.
+fn remove_directories(client: &Client, trace: &Trace) -> Result<(), VsphereError> {
+    if trace.directories.is_empty() {
+        return Ok(());
+    }
+    let datacenter = Ref::new("Datacenter", &trace.datacenter);
+    let stores = client.stores_of(&datacenter)?;
+    // One may lie in another.
+    for (datastore, path) in trace.directories.iter().rev() {
+        let Some(store) = Store::find(&stores, datastore) else { continue };
+        if client.exists(store, path)? && client.is_empty(store, path)? {
+            client.delete_file(&datacenter, &Store::path(datastore, path))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -111,6 +140,8 @@ mod tests {
         Trace {
             vmx: "[ds1] web/web.vmx".into(),
             instance: "50133967-ae5a-052c-0140-e47ce07219ee".into(),
+            datacenter: "dc-1".into(),
+            directories: Vec::new(),
             lease: Some("l-1".into()),
             machine: None,
         }

@@ -20,9 +20,10 @@ use crate::vsphere::{Client, VsphereError};
 
 /// Disks at once: they are staged in files here, and bounded as those are.
 const MAX_PARALLEL_DISKS: usize = 64;
-/// How long an answer about room is good for: SMB clients ask before every file, and a hypervisor that does not answer must not hold
-/// them each time.
-const SPACE_AGE: Duration = Duration::from_secs(30);
+/// How long an answer about room is good for: SMB clients ask before every file.
+const SPACE_AGE: Duration = Duration::from_secs(5);
+/// How long none is asked again after a failure: a hypervisor that does not answer must not hold clients each time.
+const FAILURE_AGE: Duration = Duration::from_secs(20);
 
 /// How machines are pushed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +101,8 @@ impl Datastore for NfcDatastore {
         // Held while it is asked: the others get that answer too.
         let mut known = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match &*known {
-            Some((when, answer)) if when.elapsed() < SPACE_AGE => answer.clone(),
+            Some((when, Ok(space))) if when.elapsed() < SPACE_AGE => Ok(*space),
+            Some((when, Err(why))) if when.elapsed() < FAILURE_AGE => Err(why.clone()),
             _ => {
                 let answer = self.ask_space();
                 *known = Some((Instant::now(), answer.clone()));

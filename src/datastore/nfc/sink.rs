@@ -44,6 +44,7 @@ pub struct Nfc {
 /// Where in the inventory, as the server names it.
 struct Target {
     datacenter: Datacenter,
+    stores: Vec<Store>,
     pool: Ref,
     folder: Ref,
     host: Option<Ref>,
@@ -109,8 +110,20 @@ impl Nfc {
         let spec = self.spec(machine, &target.datacenter, &vmx_path)?;
         spec.notes.iter().for_each(|line| told.note(line));
         let wanted = || course.cancelled().is_none();
-        let mut trace = Trace { vmx: vmx_path, instance: spec.instance.clone(), lease: None, machine: None };
+        let mut trace = Trace {
+            vmx: vmx_path,
+            instance: spec.instance.clone(),
+            datacenter: target.datacenter.reference.id.clone(),
+            directories: self.missing_directories(machine, &target.stores)?,
+            lease: None,
+            machine: None,
+        };
         note_trace(told, &trace)?;
+        for (datastore, path) in &trace.directories {
+            if let Some(store) = Store::find(&target.stores, datastore) {
+                self.client.make_directory(&target.datacenter.reference, store, path)?;
+            }
+        }
         let home = Home { pool: &target.pool, folder: &target.folder, host: target.host.as_ref() };
         let lease = Lease::open(&self.client, home, &spec, &what, &wanted, |lease| {
             trace.lease = Some(lease.id.clone());
@@ -120,6 +133,27 @@ impl Nfc {
         note_trace(told, &trace)?;
         self.upload_all(machine, &spec, &lease, &wanted, told)?;
         lease.complete(&what)
+    }
+
+    /// Directories of the machine and its disks that do not exist yet. Servers differ in which they make by themselves.
+    fn missing_directories(
+        &self,
+        machine: &Machine,
+        stores: &[Store],
+    ) -> Result<Vec<(String, String)>, VsphereError> {
+        let disks = machine.disks.iter().map(|disk| (&disk.datastore, &disk.spec.directory));
+        let mut missing: Vec<(String, String)> = Vec::new();
+        for (datastore, path) in std::iter::once((&machine.datastore, &machine.directory)).chain(disks) {
+            let known = missing.iter().any(|(on, made)| (on, made) == (datastore, path));
+            let wanted = !known && !path.is_empty();
+            let Some(store) = Store::find(stores, datastore).filter(|_| wanted) else { continue };
+            if !self.client.exists(store, path)? {
+                missing.push((datastore.clone(), path.clone()));
+            }
+        }
+        // Those above before those in them.
+        missing.sort_by_key(|(_, path)| path.matches('/').count());
+        Ok(missing)
     }
 
     fn upload_all(
@@ -185,7 +219,8 @@ impl Nfc {
             told.note(line);
         }
         let folder = self.client.vm_folder(&datacenter, &self.place.folder)?;
-        Ok(Target { datacenter, pool: target.pool, folder, host: target.host.map(|host| host.reference) })
+        let (pool, host) = (target.pool, target.host.map(|host| host.reference));
+        Ok(Target { datacenter, stores, pool, folder, host })
     }
 
     fn networks(&self, datacenter: &Datacenter) -> Result<Vec<(String, Ref)>, VsphereError> {
