@@ -152,6 +152,8 @@ impl Appliance {
     /// What is in the way of attaching disks of a datastore, as sentences.
     pub(super) fn obstacles(&self, store: &Store) -> Vec<String> {
         let look = || {
+            // It may run on another host by now, or have been registered anew.
+            *lock(&self.shared.machine) = None;
             let machine = self.machine()?;
             let mut found = Vec::new();
             if machine.host.as_ref().is_some_and(|host| !store.hosts.contains(host)) {

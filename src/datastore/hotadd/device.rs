@@ -124,8 +124,8 @@ fn tells_uuid(roots: &Roots, address: &Wanted) -> bool {
     fs::read_to_string(device.join("wwid")).is_ok_and(|wwid| wwid.trim().starts_with("naa."))
 }
 
-/// Waits until the device of a disk is there and `open` takes it. `open` is tried again while it says that the device is not there
-/// or may not be opened yet: udev gives it its owner a moment after it appears.
+/// Waits until the device of a disk is there and `open` takes it. `open` is tried again while it says that the device is not there,
+/// may not be opened yet (udev gives it its owner a moment after it appears), or is in use (something looks what is on it).
 pub(super) fn wait<T>(
     roots: &Roots,
     sought: &Sought,
@@ -137,7 +137,10 @@ pub(super) fn wait<T>(
     loop {
         let error = match find(roots, sought).and_then(|path| open(&path)) {
             Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
+                ) =>
             {
                 error
             }
@@ -237,7 +240,7 @@ mod tests {
     #[test]
     fn waiting_ends() {
         let (_root, roots) = machine("");
-        let limit = Duration::from_millis(150);
+        let limit = Duration::from_millis(350);
         let begun = Instant::now();
         let late = wait(&roots, &sought("", Some(192), 5), limit, |_| Ok(())).unwrap_err();
         assert!(late.kind() == io::ErrorKind::NotFound && begun.elapsed() >= limit);
@@ -245,7 +248,11 @@ mod tests {
         let mut tries = 0;
         wait(&roots, &sought("", Some(192), 1), limit, |_| {
             tries += 1;
-            if tries > 1 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+            match tries {
+                1 => Err(io::ErrorKind::PermissionDenied.into()),
+                2 => Err(io::ErrorKind::ResourceBusy.into()),
+                _ => Ok(()),
+            }
         })
         .unwrap();
         let wrong = wait(&roots, &sought("", Some(192), 1), limit, |_| {
