@@ -230,6 +230,26 @@ def failures(server, source, sim, store):
     lab.check("NT_STATUS" not in put.stdout and sim.vm("[ds1] fails/fails.vmx") and session.errors() == "", "the same VMX again registers")
 
 
+def described(server, source, sim):
+    """A CFG of a machine that exists restores another beside it."""
+    lab.check(server.run("cfg", "new", "--vm", "nobody", "--hypervisor", "vc").stderr.count("has no virtual machine 'nobody'; it has: ") == 1, "an unknown name lists others")
+    said = server.run("cfg", "new", "--vm", "web", "--hypervisor", "local").stderr
+    lab.check("has datastores only" in said, f"a hypervisor without an inventory {said!r}")
+    made = server.run("cfg", "new", "--vm", "Restored/web", "--hypervisor", "vc", "--register", "--on-conflict", "rename")
+    text = made.stdout
+    for line in ('vmname = "web"', 'servername = "vc"', 'datacenter = "DC0"', 'folder = "Restored"', 'hostsystem = "DC0_C0_H0"',
+                 'resourcepool = "DC0_C0/Resources/DC0_C0_RP1"', 'dsname = "ds1"', 'directory = "web"', 'vmx-name = "web.vmx"'):
+        lab.check(f"\n{line}\n" in text, f"cfg new --vm: {line} {made.stderr}")
+    lab.check(server.run("cfg", "new", "--vm", "web", "--hypervisor", "VC").stdout.startswith("#\n# Virtual Machine 'web'"), "by its name alone")
+    # The simulator parses no VMX: its machine has no disks. One that it made itself has.
+    (source / "of-vm.cfg").write_text(text)
+    checked = server.run("check", source / "of-vm.cfg")
+    lab.check(checked.returncode == 0, f"importfs check takes it {checked.stdout[-300:]!r}")
+    own = server.run("cfg", "new", "--vm", "DC0_H0_VM0", "--hypervisor", "vc").stdout
+    lab.check('vmdk.0.name = "disk1.vmdk"' in own and 'vmdk.0.extent-name = "disk1-flat.vmdk"' in own and "vmdk.0.size = " in own
+              and 'vmdk.0.directory = "DC0_H0_VM0"' in own, f"its disks, datastores and directories {own[-1200:]!r}")
+
+
 def retries(work, server, source, sim):
     """What may pass by itself is tried again while the CLOSE is held; what stays is an error in the end."""
     session = Session(server, source, "retried")
@@ -463,6 +483,7 @@ def main():
     preflight(server, source, sim)
     conflicts(server, source, sim, store)
     failures(server, source, sim, store)
+    described(server, source, sim)
     retries(work, server, source, sim)
     interruptions(server, source, sim, store)
     patience(server, source, sim)

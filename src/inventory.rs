@@ -110,7 +110,7 @@ pub struct Registered {
 }
 
 /// A file or directory on a datastore, by the hypervisor's name for that.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct StoreFile {
     /// Name of the datastore.
     pub datastore: String,
@@ -184,6 +184,36 @@ pub struct MachineDisk {
     pub base: StoreFile,
     /// Bytes.
     pub size: u64,
+}
+
+/// What of a virtual machine that exists stands in a CFG for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// Its SMBIOS UUID.
+    pub uuid: String,
+    /// Where it is in the inventory.
+    pub place: Place,
+    /// Its VMX.
+    pub vmx: StoreFile,
+    /// Its disks.
+    pub disks: Vec<DescribedDisk>,
+    /// What a CFG can't say of it.
+    pub notes: Vec<String>,
+}
+
+/// A disk of a [`Description`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescribedDisk {
+    /// Its descriptor; where there are snapshots, that of the disk below them: what a backup has.
+    pub descriptor: StoreFile,
+    /// Bytes.
+    pub size: u64,
+    /// Thin.
+    pub thin: bool,
+    /// A raw device mapping.
+    pub raw: bool,
 }
 
 /// A hypervisor with an inventory.

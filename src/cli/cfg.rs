@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Failure, print};
+use super::{Failure, Place, print, wiring};
+use crate::datastore::Provisioning;
 use crate::import::OnConflict;
-use crate::import::formats::cfg_new::{Destination, from_vmx};
+use crate::import::formats::cfg_new::{Destination, from_machine, from_vmx};
 use crate::import::formats::descriptor::{DESCRIPTOR_BYTES_MAX, Descriptor};
 use crate::import::formats::vmx::{VMX_BYTES_MAX, Vmx};
 
@@ -19,7 +20,7 @@ const BESIDE_MAX: usize = 4096;
 /// What to do with CFG files.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a commented CFG from a VMX and its disks' descriptors.
+    /// Make a commented CFG from a VMX and its disks' descriptors, or from a virtual machine that exists (--vm).
     ///
     /// The descriptors (small *.vmdk files, not the -flat ones) are looked for beside the VMX unless they are given. Edit
     /// the result as its comments say, try it with `importfs check`, and copy it into a directory of the import share.
@@ -29,15 +30,25 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct New {
     /// The VMX.
-    vmx: PathBuf,
+    #[arg(required_unless_present = "vm", conflicts_with = "vm")]
+    vmx: Option<PathBuf>,
     /// The disks' descriptors; without any, those beside the VMX.
     descriptors: Vec<PathBuf>,
+    /// A virtual machine of a hypervisor's inventory instead, by its name, or its inventory path or the end of that. What the
+    /// other options don't say is as the machine has it.
+    #[arg(long, value_name = "NAME", requires = "hypervisor")]
+    vm: Option<String>,
+    /// The hypervisor that has it, as the configuration of importfs calls it.
+    #[arg(long, value_name = "NAME", requires = "vm")]
+    hypervisor: Option<String>,
+    #[command(flatten)]
+    place: Place,
     /// The datastore of the VM and its disks, by name or UUID.
-    #[arg(long, value_name = "NAME")]
-    datastore: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "vm")]
+    datastore: Option<String>,
     /// The hypervisor, as the configuration of importfs calls it.
-    #[arg(long, value_name = "NAME", default_value = "local")]
-    servername: String,
+    #[arg(long, value_name = "NAME")]
+    servername: Option<String>,
     /// The directory on the datastore; without it, the VMX's name.
     #[arg(long, value_name = "DIR", default_value = "")]
     directory: String,
@@ -104,15 +115,69 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
 }
 
 fn make(options: &New) -> Result<String, Failure> {
+    match (&options.vmx, &options.vm, &options.hypervisor) {
+        (Some(vmx), ..) => of_vmx(options, vmx),
+        (None, Some(vm), Some(hypervisor)) => of_machine(options, vm, hypervisor),
+        _ => Err(Failure::Usage("a VMX, or --vm and --hypervisor, are needed".to_owned())),
+    }
+}
+
+/// Where it goes, as far as the options say.
+fn destination(options: &New, server_name: &str) -> Destination {
+    Destination {
+        server_name: options.servername.clone().unwrap_or_else(|| server_name.to_owned()),
+        datacenter: options.datacenter.clone(),
+        folder: options.folder.clone(),
+        host_system: options.hostsystem.clone(),
+        resource_pool: options.resourcepool.clone(),
+        datastore: options.datastore.clone().unwrap_or_default(),
+        directory: options.directory.clone(),
+        on_conflict: match options.on_conflict {
+            Conflict::Stop => OnConflict::Stop,
+            Conflict::Rename => OnConflict::Rename,
+            Conflict::Overwrite => OnConflict::Overwrite,
+        },
+        register: options.register,
+    }
+}
+
+fn of_machine(options: &New, vm: &str, hypervisor: &str) -> Result<String, Failure> {
+    let config = options.place.load()?;
+    let same = |name: &String| name.eq_ignore_ascii_case(hypervisor);
+    let found = config.hypervisors.iter().find(|on| same(&on.name) || on.aliases.iter().any(same));
+    let Some(found) = found else {
+        let known: Vec<_> = config.hypervisors.iter().map(|on| on.name.as_str()).collect();
+        let known = known.join(", ");
+        return Err(Failure::Usage(format!(
+            "no hypervisor '{hypervisor}' is configured; there are: {known}"
+        )));
+    };
+    let Some(manager) = wiring::manager(found)? else {
+        let told = format!("'{hypervisor}' has datastores only, and no inventory with virtual machines");
+        return Err(Failure::Usage(told));
+    };
+    let mut machine = manager.describe(vm).map_err(|error| Failure::Wrong(error.message))?;
+    if let Some(name) = &options.vmname {
+        machine.name.clone_from(name);
+    }
+    let provisioning = options.kind.map(|kind| match kind {
+        Kind::Thin => Provisioning::Thin,
+        Kind::Thick => Provisioning::Thick,
+    });
+    from_machine(&machine, &destination(options, &found.name), provisioning)
+        .map_err(|error| Failure::Wrong(format!("{vm}: {error}")))
+}
+
+fn of_vmx(options: &New, vmx_path: &Path) -> Result<String, Failure> {
     let wrong =
         |path: &Path, error: &dyn std::fmt::Display| Failure::Wrong(format!("{}: {error}", path.display()));
-    let bytes = read(&options.vmx, VMX_BYTES_MAX)?;
-    let mut vmx = Vmx::parse(&bytes).map_err(|error| wrong(&options.vmx, &error))?;
+    let bytes = read(vmx_path, VMX_BYTES_MAX)?;
+    let mut vmx = Vmx::parse(&bytes).map_err(|error| wrong(vmx_path, &error))?;
     if let Some(name) = &options.vmname {
-        vmx.set("displayName", name).map_err(|error| wrong(&options.vmx, &error))?;
+        vmx.set("displayName", name).map_err(|error| wrong(vmx_path, &error))?;
     }
     let given = !options.descriptors.is_empty();
-    let paths = if given { options.descriptors.clone() } else { beside(&options.vmx)? };
+    let paths = if given { options.descriptors.clone() } else { beside(vmx_path)? };
     let mut descriptors = Vec::new();
     for path in paths {
         // An extent beside the VMX may be terabytes: one byte too many tells that it is no descriptor.
@@ -128,22 +193,8 @@ fn make(options: &New) -> Result<String, Failure> {
             Err(_) => {}
         }
     }
-    let to = Destination {
-        server_name: options.servername.clone(),
-        datacenter: options.datacenter.clone(),
-        folder: options.folder.clone(),
-        host_system: options.hostsystem.clone(),
-        resource_pool: options.resourcepool.clone(),
-        datastore: options.datastore.clone(),
-        directory: options.directory.clone(),
-        on_conflict: match options.on_conflict {
-            Conflict::Stop => OnConflict::Stop,
-            Conflict::Rename => OnConflict::Rename,
-            Conflict::Overwrite => OnConflict::Overwrite,
-        },
-        register: options.register,
-    };
-    from_vmx(&file_name(&options.vmx), &vmx, &descriptors, &to).map_err(|error| wrong(&options.vmx, &error))
+    let to = destination(options, "local");
+    from_vmx(&file_name(vmx_path), &vmx, &descriptors, &to).map_err(|error| wrong(vmx_path, &error))
 }
 
 fn file_name(path: &Path) -> String {

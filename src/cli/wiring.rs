@@ -89,7 +89,7 @@ fn make_default_datastores(config: &Config) -> Result<(), Failure> {
 }
 
 /// The manager of a vSphere hypervisor. Nothing is sent before it is asked something.
-fn manager(hypervisor: &HypervisorConfig) -> Result<Option<Arc<Manager>>, Failure> {
+pub(super) fn manager(hypervisor: &HypervisorConfig) -> Result<Option<Arc<Manager>>, Failure> {
     let (Some(url), Some(username), Some(password_file)) =
         (&hypervisor.url, &hypervisor.username, &hypervisor.password_file)
     else {

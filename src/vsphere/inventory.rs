@@ -12,7 +12,7 @@ use super::{Ref, soap};
 /// Names that a sentence lists before it says 'and N more'.
 const LISTED_MAX: usize = 20;
 /// Folders above an object: deeper trees than anybody navigates.
-const PARENTS_MAX: usize = 64;
+pub(super) const PARENTS_MAX: usize = 64;
 
 /// A datacenter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +131,7 @@ fn same(name: &str, wanted: &str) -> bool {
 }
 
 impl Client {
-    fn root(&self) -> Result<Ref, VsphereError> {
+    pub(super) fn root(&self) -> Result<Ref, VsphereError> {
         self.with_session(|live| Ok(live.content.root_folder.clone()))
     }
 

@@ -7,10 +7,10 @@ use super::client::{Account, Client};
 use super::error::VsphereError;
 use super::inventory::Store;
 use super::tls::Trust;
-use super::{machines, preflight, register, snapshots};
+use super::{describe, machines, preflight, register, snapshots};
 use crate::inventory::{
-    Checked, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Registered, Registration,
-    StoreFile, Wanted,
+    Checked, Description, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Registered,
+    Registration, StoreFile, Wanted,
 };
 
 /// How often a host looks for a directory that was made behind its back, and the pause between: an NFS client may hold on to
@@ -34,6 +34,11 @@ impl Manager {
     #[cfg(test)]
     pub(super) fn over(client: Client) -> Self {
         Self { client: Arc::new(client), username: "user".into() }
+    }
+
+    /// The virtual machine of that name or inventory path, for a CFG.
+    pub fn describe(&self, name: &str) -> Result<Description, InventoryError> {
+        Ok(describe::describe(&self.client, name)?)
     }
 
     /// The client, for drivers.

@@ -4,7 +4,8 @@
 //! - [`tls`], [`http`]: a pinned server, requests with bounded answers and waits
 //! - [`client`]: login, calls, a session that is opened again when it is lost; [`property`], [`task`]: the property collector
 //! - [`inventory`]: what the names of a CFG stand for; [`preflight`]: all that is in the way of an import
-//! - [`register`]: a VMX on a datastore becomes a virtual machine; [`machines`]: those that are there
+//! - [`register`]: a VMX on a datastore becomes a virtual machine; [`machines`]: those that are there;
+//!   [`describe`]: one of them, for a CFG
 //! - [`files`]: small files through `/folder`
 //! - [`appliance`]: the virtual machine that this runs in, disks attached to it and detached
 //! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded; [`trace`]: what of that is
@@ -16,6 +17,7 @@
 
 pub mod appliance;
 pub mod client;
+pub mod describe;
 pub mod error;
 pub mod files;
 pub mod http;

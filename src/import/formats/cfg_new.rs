@@ -8,6 +8,7 @@ use super::cfg::{OnConflict, Parsed, Vmdk, parse, provisioning_str};
 use super::descriptor::Descriptor;
 use super::vmx::{Vmx, basename};
 use crate::datastore::Provisioning;
+use crate::inventory::Description;
 
 /// Where the VM is to go; all of it can be edited in the CFG afterwards.
 #[derive(Debug, Clone, Default)]
@@ -69,8 +70,65 @@ pub fn from_vmx(
     for (device, path) in vmx.disks() {
         disks.push(disk(&device, basename(&path), descriptors, to, directory)?);
     }
-    let mut out = head(&vm_name, vmx, to);
-    place(&mut out, vmx_name, directory, to);
+    let uuid = vmx.get("uuid.bios").and_then(hyphenated);
+    let to = Destination { directory: directory.to_owned(), ..to.clone() };
+    rendered(head(&vm_name, uuid, &to), vmx_name, &disks, &to)
+}
+
+/// Makes the CFG of a virtual machine that exists. What `to` has counts, and otherwise what the machine has; `provisioning` is for
+/// all disks.
+pub fn from_machine(
+    machine: &Description,
+    to: &Destination,
+    provisioning: Option<Provisioning>,
+) -> Result<String, NewCfgError> {
+    let or = |given: &str, own: &str| if given.is_empty() { own.to_owned() } else { given.to_owned() };
+    let (own, vmx_name) = machine.vmx.path.rsplit_once('/').unwrap_or(("", &machine.vmx.path));
+    let disks: Vec<_> = machine
+        .disks
+        .iter()
+        .map(|disk| {
+            let path = &disk.descriptor.path;
+            let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let base = super::cfg::strip_suffix_ignore_case(name, ".vmdk").unwrap_or(name);
+            let thin = if disk.thin { Provisioning::Thin } else { Provisioning::Thick };
+            Vmdk {
+                name: name.to_owned(),
+                rename: None,
+                extent_name: if disk.raw { format!("{base}-rdm.vmdk") } else { format!("{base}-flat.vmdk") },
+                extent_rename: None,
+                datastore: or(&to.datastore, &disk.descriptor.datastore),
+                directory: or(&to.directory, directory),
+                size: disk.size,
+                provisioning: provisioning.unwrap_or(thin),
+            }
+        })
+        .collect();
+    let to = Destination {
+        server_name: to.server_name.clone(),
+        datacenter: or(&to.datacenter, &machine.place.datacenter),
+        folder: or(&to.folder, &machine.place.folder),
+        host_system: or(&to.host_system, &machine.place.host),
+        resource_pool: or(&to.resource_pool, &machine.place.pool),
+        datastore: or(&to.datastore, &machine.vmx.datastore),
+        directory: or(&to.directory, own),
+        ..to.clone()
+    };
+    let mut out = head(&text(&machine.name), hyphenated(&machine.uuid), &to);
+    for note in &machine.notes {
+        let _ = writeln!(out, "# {}\n", text(note));
+    }
+    rendered(out, vmx_name, &disks, &to)
+}
+
+/// The rest of a CFG, behind its head; checked.
+fn rendered(
+    mut out: String,
+    vmx_name: &str,
+    disks: &[Vmdk],
+    to: &Destination,
+) -> Result<String, NewCfgError> {
+    place(&mut out, vmx_name, &to.directory, to);
     for (n, disk) in disks.iter().enumerate() {
         disk_keys(&mut out, n, disk);
     }
@@ -137,7 +195,7 @@ fn block(out: &mut String, comment: &[&str], line: &str) {
     let _ = writeln!(out, "#\n{line}\n");
 }
 
-fn head(vm_name: &str, vmx: &Vmx, to: &Destination) -> String {
+fn head(vm_name: &str, uuid: Option<String>, to: &Destination) -> String {
     let mut out = String::new();
     let title = format!("Virtual Machine '{vm_name}' configuration file from '{}'", text(&to.server_name));
     block(&mut out, &[&title], "version = \"4\"");
@@ -147,7 +205,7 @@ fn head(vm_name: &str, vmx: &Vmx, to: &Destination) -> String {
         &["The virtual machine name", "", "Modify this parameter during recovery to rename the recovered VM"],
         &name,
     );
-    if let Some(uuid) = vmx.get("uuid.bios").and_then(hyphenated) {
+    if let Some(uuid) = uuid {
         let comment = ["The virtual machine UUID", "", "This is a read-only parameter."];
         block(&mut out, &comment, &format!("vmuuid = \"{uuid}\""));
     }
@@ -231,6 +289,7 @@ fn hyphenated(uuid: &str) -> Option<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::inventory::{DescribedDisk, Place, StoreFile};
 
     const VMX: &str = "displayName = \"a |22quoted|22 VM\"\nuuid.bios = \"50 13 39 67 ae 5a 05 2c-01 40 e4 7c e0 72 19 ee\"\n\
         scsi0:0.fileName = \"a.vmdk\"\nscsi0:1.fileName = \"/vmfs/volumes/x/b/b.vmdk\"\nide1:0.fileName = \"x.iso\"\n";
@@ -266,6 +325,60 @@ mod tests {
         assert_eq!(cfg.vm_uuid, "50133967-ae5a-052c-0140-e47ce07219ee");
         let types: Vec<_> = cfg.disks.iter().map(|disk| (disk.size, disk.provisioning)).collect();
         assert_eq!(types, [(1 << 20, Provisioning::Thin), (1 << 20, Provisioning::Thick)]);
+    }
+
+    #[test]
+    fn a_machine_that_exists_is_a_cfg_and_what_is_asked_for_counts() {
+        let file = |datastore: &str, path: &str| StoreFile { datastore: datastore.into(), path: path.into() };
+        let disk = |descriptor, raw| DescribedDisk { descriptor, size: 4096, thin: true, raw };
+        let machine = Description {
+            name: "we\"b".into(),
+            uuid: "50133967-ae5a-052c-0140-e47ce07219ee".into(),
+            place: Place {
+                datacenter: "dc".into(),
+                folder: "a/b".into(),
+                host: "esx".into(),
+                pool: "c/Resources/low".into(),
+            },
+            vmx: file("ds1", "deep/web/web.vmx"),
+            disks: vec![
+                disk(file("ds1", "deep/web/web.vmdk"), false),
+                disk(file("ds2", "data/raw.vmdk"), true),
+            ],
+            notes: vec!["a note".into()],
+        };
+        let to = Destination { server_name: "vc".into(), register: true, ..Destination::default() };
+        let text = from_machine(&machine, &to, None).unwrap();
+        assert!(text.contains("# a note\n"));
+        let cfg = parse(text.as_bytes(), OnConflict::Stop).cfg.unwrap();
+        assert_eq!((cfg.vm_name.as_str(), cfg.vm_uuid.as_str()), ("we'b", machine.uuid.as_str()));
+        assert_eq!(
+            (cfg.datastore.as_str(), cfg.directory.as_str(), cfg.vmx_name.as_str()),
+            ("ds1", "deep/web", "web.vmx")
+        );
+        assert_eq!(cfg.inventory(), machine.place);
+        let of = |n: usize| {
+            (
+                cfg.disks[n].datastore.as_str(),
+                cfg.disks[n].directory.as_str(),
+                cfg.disks[n].extent_name.as_str(),
+            )
+        };
+        assert_eq!((of(0), of(1)), (("ds1", "deep/web", "web-flat.vmdk"), ("ds2", "data", "raw-rdm.vmdk")));
+        let to = Destination { datastore: "other".into(), directory: "new".into(), ..to };
+        let text = from_machine(&machine, &to, Some(Provisioning::Thick)).unwrap();
+        let cfg = parse(text.as_bytes(), OnConflict::Stop).cfg.unwrap();
+        assert!(cfg.disks.iter().all(|d| (d.datastore.as_str(), d.directory.as_str(), d.provisioning)
+            == ("other", "new", Provisioning::Thick)));
+        // One in the root of a datastore has no directory that a CFG could name.
+        let rootless = Description { vmx: file("ds1", "web.vmx"), ..machine };
+        let told = from_machine(
+            &rootless,
+            &Destination { server_name: "vc".into(), ..Destination::default() },
+            None,
+        )
+        .unwrap_err();
+        assert!(told.to_string().contains("directory"), "{told}");
     }
 
     #[test]
