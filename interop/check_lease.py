@@ -1,6 +1,6 @@
 """Machines made from HttpNfcLease against the simulator, each upload compared; and small files through /folder.
 
-Drives tests/vsphere_lab.rs: these parts of the client are not behind a CFG yet. The lab keeps what is uploaded; qemu-img and libvmdk
+Drives tests/vsphere_lab.rs: the sink and the small files alone, each failure seen once (check_nfc.py has whole restores). The lab keeps what is uploaded; qemu-img and libvmdk
 read it.
 """
 import os

@@ -1,4 +1,4 @@
-//! The parts of the vSphere client that no CFG reaches yet, against the simulator that `interop/check_lease.py` starts: machines
+//! Parts of the vSphere client alone, with no session around them, against the simulator that `interop/check_lease.py` starts: machines
 //! from leases, and small files through `/folder`. IMPORTFS_VCSIM names its ready.json; without it these tests fail.
 
 #![allow(clippy::unwrap_used)]
