@@ -98,10 +98,16 @@ fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> 
     }
 }
 
-/// Threads that write, as many as a client's connections keep busy.
-const WRITERS: u64 = 4;
-/// Bytes of a client's write.
-const PIECE: u64 = 1 << 20;
+/// Threads that write, and bytes of each write.
+#[derive(Clone, Copy)]
+struct Load {
+    writers: u64,
+    piece: u64,
+}
+
+/// Over a network many large writes are under way at once; into memory, more than processors and their caches hold only wait.
+const REMOTE: Load = Load { writers: 4, piece: 1 << 20 };
+const LOCAL: Load = Load { writers: 2, piece: 256 << 10 };
 
 fn nbd(image: &str, uri: &str, rest: &[&str]) -> io::Result<()> {
     let number = |at: usize, default: u64| match rest.get(at) {
@@ -118,26 +124,26 @@ fn nbd(image: &str, uri: &str, rest: &[&str]) -> io::Result<()> {
     };
     let files = Arc::new(DirectoryDatastore::open(Path::new("/"))?);
     let store = NbdDatastore::new("datastore1", options, files).map_err(|why| invalid(&why))?;
-    restore(image, &store, "", "x-flat.vmdk")
+    restore(image, &store, "x-flat.vmdk", REMOTE)
 }
 
 fn directory(image: &str, output: &str) -> io::Result<()> {
     let path = Path::new(output);
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| invalid("no file name"))?;
     let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-    restore(image, &DirectoryDatastore::open(directory)?, "", name)
+    restore(image, &DirectoryDatastore::open(directory)?, name, LOCAL)
 }
 
 fn device(image: &str, path: &str) -> io::Result<()> {
     let image = open(image)?;
     let made = block_device::open(Path::new(path), image.disk.size(), Provisioning::Thin, true)?;
-    write(&image, made, true)
+    write(&image, made, true, REMOTE)
 }
 
-fn restore(image: &str, store: &dyn Datastore, directory: &str, extent: &str) -> io::Result<()> {
+fn restore(image: &str, store: &dyn Datastore, extent: &str, load: Load) -> io::Result<()> {
     let image = open(image)?;
     let spec = DiskSpec {
-        directory: directory.to_owned(),
+        directory: String::new(),
         extent: extent.to_owned(),
         descriptor: String::new(),
         size: image.disk.size(),
@@ -145,25 +151,26 @@ fn restore(image: &str, store: &dyn Datastore, directory: &str, extent: &str) ->
     };
     let made = store.create_disk(&spec)?;
     let fresh_reads_zero = store.capabilities().fresh_reads_zero || made.fresh_reads_zero();
-    write(&image, made, fresh_reads_zero)
+    write(&image, made, fresh_reads_zero, load)
 }
 
 /// Writes an image through everything between a client and the driver: zero skipping, extent maps, ordering.
-fn write(image: &Image, made: Box<dyn Disk>, fresh_reads_zero: bool) -> io::Result<()> {
+fn write(image: &Image, made: Box<dyn Disk>, fresh_reads_zero: bool, load: Load) -> io::Result<()> {
+    let Load { writers, piece } = load;
     let Image { disk: source, allocated } = image;
     let disk = ImportDisk::new(made, disk::Options { fresh_reads_zero, ..disk::Options::default() });
     let failed = |error: disk::DiskError| io::Error::other(error.to_string());
     disk.set_size(source.size()).map_err(failed)?;
     let pieces: Vec<Range<u64>> = allocated
         .iter()
-        .flat_map(|range| range.clone().step_by(PIECE as usize).map(|at| at..(at + PIECE).min(range.end)))
+        .flat_map(|range| range.clone().step_by(piece as usize).map(|at| at..(at + piece).min(range.end)))
         .collect();
     std::thread::scope(|scope| {
         let writer = |number: u64| {
             let (pieces, source, disk) = (&pieces, &source, &disk);
             scope.spawn(move || -> io::Result<()> {
-                let mut buffer = vec![0; PIECE as usize];
-                for piece in pieces.iter().skip(number as usize).step_by(WRITERS as usize) {
+                let mut buffer = vec![0; piece as usize];
+                for piece in pieces.iter().skip(number as usize).step_by(writers as usize) {
                     let part = &mut buffer[..(piece.end - piece.start) as usize];
                     source.read_at(part, piece.start)?;
                     disk.write_at(part, piece.start).map_err(|error| io::Error::other(error.to_string()))?;
@@ -171,7 +178,7 @@ fn write(image: &Image, made: Box<dyn Disk>, fresh_reads_zero: bool) -> io::Resu
                 Ok(())
             })
         };
-        let writers: Vec<_> = (0..WRITERS).map(writer).collect();
+        let writers: Vec<_> = (0..writers).map(writer).collect();
         writers.into_iter().try_for_each(|w| w.join().map_err(|_| io::Error::other("a writer panicked"))?)
     })?;
     match disk.close().map_err(failed)? {
