@@ -48,8 +48,8 @@ pub fn files(vmx: &StoreFile, look: &dyn Look) -> Vec<StoreFile> {
     }
     for (key, value) in parsed.entries() {
         let companion = ["nvram", "extendedConfigFile"].iter().any(|known| known.eq_ignore_ascii_case(key));
-        if companion && !value.contains(['/', '\\']) && !value.is_empty() {
-            found.insert(beside(value));
+        if companion && !value.contains(['/', '\\']) {
+            found.extend(resolve(value, &directory, look));
         }
     }
     descriptors.extend(parsed.disks().into_iter().filter_map(|(_, path)| resolve(&path, &directory, look)));
@@ -134,6 +134,8 @@ fn is_companion(name: &str, stem: &str) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     struct Files(BTreeMap<&'static str, &'static str>);
@@ -208,6 +210,46 @@ mod tests {
             "ds1:web/web.vmx",
         ];
         assert_eq!(found, expected);
+    }
+
+    /// One text for every file.
+    struct Same(Vec<u8>);
+
+    impl Look for Same {
+        fn read(&self, _: &StoreFile) -> Option<Vec<u8>> {
+            Some(self.0.clone())
+        }
+        fn list(&self, _: &StoreFile) -> Vec<String> {
+            vec!["web.nvram".to_owned(), "other".to_owned()]
+        }
+        fn datastore(&self, volume: &str) -> Option<String> {
+            Some(volume.to_owned())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_leads_up_or_on_for_ever(
+            lines in prop::collection::vec(
+                ("(scsi0:[01].fileName|nvram|RW 8 VMFS|parentFileNameHint|changeTrackPath|createType)",
+                 "(|/vmfs/volumes/|\\[ds1\\] |x/|\\.\\./|/){0,4}[a-z.]{0,8}(|.vmdk|.vmsn)"),
+                0..12,
+            ),
+            descriptor in any::<bool>(),
+        ) {
+            let mut text = if descriptor { "# Disk DescriptorFile\n".to_owned() } else { String::new() };
+            for (key, value) in lines {
+                let sign = if key.starts_with("RW") { "" } else { "=" };
+                text.push_str(&[key.as_str(), " ", sign, " \"", &value, "\"\n"].concat());
+            }
+            let vmx = StoreFile { datastore: "ds1".into(), path: "web/web.vmx".into() };
+            let found = super::files(&vmx, &Same(text.into_bytes()));
+            for file in &found {
+                let plain = file.path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+                prop_assert!(plain && !file.path.is_empty(), "{file}");
+            }
+            prop_assert!(found.is_empty() || found.last() == Some(&vmx));
+        }
     }
 
     #[test]
