@@ -282,16 +282,16 @@ impl Oplocks {
 
     /// Grants what can be granted of `wanted` to an open that was made (MS-SMB2 3.3.5.9, 3.3.5.9.8, 3.3.5.9.11).
     pub fn grant(&mut self, open: u64, wanted: Wanted, file: Circumstances) -> Granted {
-        let (lease, requested) = match wanted {
+        let (lease, mut requested) = match wanted {
             Wanted::Oplock(level) => (None, of_level(level)),
             Wanted::Lease { key, state, .. } => (Some(key), state),
         };
+        if file.directory {
+            requested &= !LEASE_WRITE;
+        }
         let asker = Asker { open, lease };
         let mut granted = requested & (LEASE_READ | LEASE_HANDLE | LEASE_WRITE);
         let others = || self.holds.iter().filter(|hold| !hold.is_of(asker));
-        if file.directory {
-            granted &= !LEASE_WRITE;
-        }
         if file.locked {
             granted &= !(LEASE_READ | LEASE_HANDLE);
         }

@@ -51,6 +51,18 @@ fn a_second_opener_breaks_the_writer_and_waits_for_it() {
 }
 
 #[test]
+fn a_directorys_lease_is_had_again_whatever_was_asked_for() {
+    let now = Instant::now();
+    let directory = Circumstances { directory: true, ..Circumstances::default() };
+    let mut file = Oplocks::default();
+    assert_eq!(file.grant(1, wanted(1, RWH), directory).state, RH, "nothing is written to it");
+    assert_eq!(file.change_entries(None, now).len(), 1);
+    assert_eq!(file.acknowledge_lease(key(1), 0, now), Ok(None));
+    let again = file.grant(2, wanted(1, RWH), directory);
+    assert_eq!((again.state, again.epoch), (RH, Some(10)));
+}
+
+#[test]
 fn who_only_looks_breaks_nothing() {
     let now = Instant::now();
     let look = Opening { access: access::READ_ATTRIBUTES | access::SYNCHRONIZE, ..opening() };
