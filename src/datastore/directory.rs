@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
@@ -118,7 +119,7 @@ impl Datastore for DirectoryDatastore {
             let _ = rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty());
             return Err(error);
         }
-        Ok(Box::new(DirectoryDisk { file, size: spec.size, provisioning: spec.provisioning }))
+        Ok(Box::new(DirectoryDisk::new(file, spec)))
     }
 
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
@@ -130,7 +131,7 @@ impl Datastore for DirectoryDatastore {
             let message = format!("it is not an extent of {} bytes, but has {}", spec.size, metadata.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        Ok(Box::new(DirectoryDisk { file, size: spec.size, provisioning: spec.provisioning }))
+        Ok(Box::new(DirectoryDisk::new(file, spec)))
     }
 
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
@@ -229,9 +230,19 @@ struct DirectoryDisk {
     file: File,
     size: u64,
     provisioning: Provisioning,
+    /// Held by writes of [`TURN_MIN`] and more.
+    turn: Mutex<()>,
 }
 
+/// Writes of this many bytes and more take turns: the kernel writes one at a time into a file's pages, and has the others wait for it
+/// with a busy processor.
+const TURN_MIN: usize = 1 << 20;
+
 impl DirectoryDisk {
+    fn new(file: File, spec: &DiskSpec) -> Self {
+        Self { file, size: spec.size, provisioning: spec.provisioning, turn: Mutex::new(()) }
+    }
+
     /// A file never grows here: what lies outside is a mistake of the caller, not a larger disk.
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
         match offset.checked_add(length) {
@@ -253,6 +264,8 @@ impl Disk for DirectoryDisk {
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.check(offset, data.len() as u64)?;
+        let _turn =
+            (data.len() >= TURN_MIN).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         self.file.write_all_at(data, offset)
     }
 

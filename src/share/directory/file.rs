@@ -34,18 +34,24 @@ pub(super) struct DirectoryFile {
     written: Mutex<Option<FileTime>>,
     /// Held while the attribute record is read and written back.
     changing: Mutex<()>,
+    /// Held by writes of [`TURN_MIN`] and more.
+    turn: Mutex<()>,
 }
+
+/// Writes of this many bytes and more take turns: the kernel writes one at a time into a file's pages, and has the others wait for it
+/// with a busy processor.
+const TURN_MIN: usize = 1 << 20;
 
 impl DirectoryFile {
     pub(super) fn new(volume: Arc<Volume>, fd: OwnedFd, stat: &Statx, directory: bool) -> Self {
-        let (written, changing) = (Mutex::new(None), Mutex::new(()));
-        Self { volume, fd, base: None, key: key_of(stat), directory, written, changing }
+        let (written, changing, turn) = (Mutex::new(None), Mutex::new(()), Mutex::new(()));
+        Self { volume, fd, base: None, key: key_of(stat), directory, written, changing, turn }
     }
 
     /// An open of the stream `fd` of the file `base`.
     pub(super) fn of_stream(volume: Arc<Volume>, base: OwnedFd, fd: OwnedFd, key: FileKey) -> Self {
-        let (written, changing) = (Mutex::new(None), Mutex::new(()));
-        Self { volume, fd, base: Some(base), key, directory: false, written, changing }
+        let (written, changing, turn) = (Mutex::new(None), Mutex::new(()), Mutex::new(()));
+        Self { volume, fd, base: Some(base), key, directory: false, written, changing, turn }
     }
 
     /// The file itself, also where this is a stream of it: attributes, times, security and names are the file's.
@@ -136,6 +142,7 @@ impl File for DirectoryFile {
         let file = self.as_file()?;
         let mut flags = if write_through { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
         let mut done = 0;
+        let turn = (data.len() >= TURN_MIN).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         while done < data.len() {
             let at = offset.checked_add(done as u64).ok_or(Status::INVALID_PARAMETER)?;
             match rustix::io::pwritev2(file, &[IoSlice::new(&data[done..])], at, flags) {
@@ -147,6 +154,7 @@ impl File for DirectoryFile {
                 Err(error) => return Err(status(error)),
             }
         }
+        drop(turn);
         if write_through && flags.is_empty() {
             rustix::fs::fdatasync(file).map_err(status)?;
         }
