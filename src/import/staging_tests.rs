@@ -239,10 +239,7 @@ fn nothing_changes_under_a_push_and_one_that_was_cut_begins_again() {
         received.fails.store(true, Ordering::Relaxed);
         std::thread::scope(|scope| {
             let push = scope.spawn(|| put(&session, "a.vmx", VMX));
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while !log(&session).contains("on its way") && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            wait(|| log(&session).contains("on its way"));
             let error = put(&session, "a-flat.vmdk", &data(3)).unwrap_err();
             assert!(error.to_string().contains("is being brought"), "{error}");
             assert_eq!(engine.snapshot().sessions.len(), 1, "status is shown meanwhile");
@@ -253,10 +250,7 @@ fn nothing_changes_under_a_push_and_one_that_was_cut_begins_again() {
     received.fails.store(false, Ordering::Relaxed);
     let engine = engine(root.path(), &received, 2 * SIZE);
     let session = engine.session(&["vm".into()]).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !log(&session).contains("done importing") && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait(|| log(&session).contains("done importing"));
     assert!(received.machines.lock().unwrap()[0].1 == [data(1), data(2)]);
     assert!(log(&session).contains("is taken up again"));
 }

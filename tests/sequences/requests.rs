@@ -210,17 +210,7 @@ impl World {
 
     fn read(&mut self, at: usize, file_id: FileId, step: Step) {
         let (offset, length) = (u64::from(step.a % 32), u64::from(step.b) + 1);
-        let request = read::Request {
-            padding: 0,
-            flags: 0,
-            length: length as u32,
-            offset,
-            file_id,
-            minimum_count: 0,
-            channel: 0,
-            remaining_bytes: 0,
-            channel_info: &[],
-        };
+        let request = read::Request::new(file_id, offset, length as u32);
         self.send(at, Command::READ, Asked::Read { id: file_id, offset, length }, |out| request.encode(out));
     }
 
@@ -229,16 +219,7 @@ impl World {
         let data = vec![self.next_fill; usize::from(step.b % 24) + 1];
         let offset = u64::from(step.a % 64);
         let asked = Asked::Write { id: file_id, offset, data: data.clone() };
-        let request = write::Request {
-            offset,
-            file_id,
-            channel: 0,
-            remaining_bytes: 0,
-            channel_info: &[],
-            flags: 0,
-            data_offset: 0,
-            data: &data,
-        };
+        let request = write::Request::new(file_id, offset, &data);
         self.send(at, Command::WRITE, asked, |out| request.encode(out));
     }
 
