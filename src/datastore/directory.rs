@@ -1,28 +1,26 @@
 //! The directory driver: a datastore that is a local directory (or a mounted NFS or VMFS export of one).
 //!
 //! Extents are sparse files; thick ones have their space reserved by `fallocate`, thin ones give it back by punching
-//! holes. Every path is walked component by component without following symbolic links ([`super::confined`]).
+//! holes. Every path is walked component by component without following symbolic links ([`super::confined`]). An extent's file is open
+//! while it is used ([`extent`]).
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::confined::{self, Root};
 use super::{Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space};
 
+mod extent;
+
+use extent::{Extent, Identity, Place};
+
 /// Disks written at the same time: a local file system takes as many as there are; this bounds open files.
 const MAX_PARALLEL_DISKS: usize = 64;
-
-/// Zeros written at a time where the file system can neither punch nor zero a range.
-const ZEROS: &[u8] = &[0; 256 * 1024];
-
-/// `st_blocks` counts these, whatever the file system's own block is (stat(3type)).
-const STAT_BLOCK: u64 = 512;
 
 /// Permissions of extents and other files: the virtual machine's disks are nobody else's business.
 const FILE_MODE: u32 = 0o600;
@@ -30,13 +28,39 @@ const FILE_MODE: u32 = 0o600;
 /// A directory as a datastore.
 #[derive(Debug)]
 pub struct DirectoryDatastore {
+    tree: Arc<Tree>,
+}
+
+/// The directory, as the datastore and its extents see it.
+#[derive(Debug)]
+struct Tree {
     root: Root,
+    /// Where the extents are that have a handle. Held for reading while one is opened, for writing while a directory is moved, so that a
+    /// path is never of before the move and its file of after.
+    places: RwLock<Vec<Weak<Place>>>,
+}
+
+impl Tree {
+    /// A place that follows the moves of its directories.
+    fn place(&self, path: String) -> Arc<Place> {
+        let place = Arc::new(Place::new(path));
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|known| known.strong_count() > 0);
+        places.push(Arc::downgrade(&place));
+        place
+    }
 }
 
 impl DirectoryDatastore {
     /// Opens the directory, which must exist.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { root: Root::open(path)? })
+        let tree = Tree { root: Root::open(path)?, places: RwLock::default() };
+        Ok(Self { tree: Arc::new(tree) })
+    }
+
+    fn extent(&self, path: String, file: File, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        let place = self.tree.place(path);
+        Ok(Box::new(Extent::new(&self.tree, place, file, spec)?))
     }
 
     fn disk_path(spec: &DiskSpec) -> String {
@@ -83,7 +107,7 @@ impl Datastore for DirectoryDatastore {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let numbers = rustix::fs::fstatvfs(self.root.directory())?;
+        let numbers = rustix::fs::fstatvfs(self.tree.root.directory())?;
         Ok(Space {
             total: numbers.f_blocks.saturating_mul(numbers.f_frsize),
             available: numbers.f_bavail.saturating_mul(numbers.f_frsize),
@@ -91,26 +115,23 @@ impl Datastore for DirectoryDatastore {
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
-        self.root.exists(path)
+        self.tree.root.exists(path)
     }
 
-    /// Inode number and time of birth: an inode number alone is used again soon.
+    /// Inode number and time of birth: an inode number alone is used again soon. None of a file system without times of birth (NFS before
+    /// 4.2): it can't tell two files apart that had one number.
     fn identity(&self, path: &str) -> io::Result<Option<String>> {
-        let (parent, name) = self.root.parent(path)?;
-        let wanted = StatxFlags::INO | StatxFlags::BTIME;
-        let found = rustix::fs::statx(&parent, name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
-        let born = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
-        // A file system without times of birth (NFS before 4.2) can't tell two files apart that had one number.
-        Ok(born.then(|| format!("{}.{}.{}", found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
+        let (parent, name) = self.tree.root.parent(path)?;
+        Ok(Identity::at(&parent, name)?.lasting())
     }
 
     fn create_directory(&self, path: &str) -> io::Result<()> {
-        self.root.create_directory(path)
+        self.tree.root.create_directory(path)
     }
 
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         let path = Self::disk_path(spec);
-        let (parent, name) = self.root.parent(&path)?;
+        let (parent, name) = self.tree.root.parent(&path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = confined::open_file(&parent, name, flags, Mode::from_raw_mode(FILE_MODE))?;
         let made = self.provision(&file, spec).and_then(|()| Ok(rustix::fs::fsync(&parent)?));
@@ -119,23 +140,18 @@ impl Datastore for DirectoryDatastore {
             let _ = rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty());
             return Err(error);
         }
-        Ok(Box::new(DirectoryDisk::new(file, spec)))
+        self.extent(path, file, spec)
     }
 
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         let path = Self::disk_path(spec);
-        let (parent, name) = self.root.parent(&path)?;
+        let (parent, name) = self.tree.root.parent(&path)?;
         let file = confined::open_file(&parent, name, OFlags::RDWR, Mode::empty())?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.len() != spec.size {
-            let message = format!("it is not an extent of {} bytes, but has {}", spec.size, metadata.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        Ok(Box::new(DirectoryDisk::new(file, spec)))
+        self.extent(path, file, spec)
     }
 
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.root.parent(path)?;
+        let (parent, name) = self.tree.root.parent(path)?;
         // Always the same name, so that what a kill leaves behind goes when the file is put again.
         let temporary = format!(".{name}.tmp");
         match rustix::fs::unlinkat(&parent, temporary.as_str(), rustix::fs::AtFlags::empty()) {
@@ -156,7 +172,7 @@ impl Datastore for DirectoryDatastore {
     }
 
     fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        let (parent, name) = self.root.parent(path)?;
+        let (parent, name) = self.tree.root.parent(path)?;
         let file = confined::open_file(&parent, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
         if !file.metadata()?.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -170,13 +186,13 @@ impl Datastore for DirectoryDatastore {
     }
 
     fn remove_file(&self, path: &str) -> io::Result<()> {
-        let (parent, name) = self.root.parent(path)?;
+        let (parent, name) = self.tree.root.parent(path)?;
         rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty())?;
         Ok(rustix::fs::fsync(&parent)?)
     }
 
     fn remove_directory(&self, path: &str) -> io::Result<()> {
-        let (parent, name) = self.root.parent(path)?;
+        let (parent, name) = self.tree.root.parent(path)?;
         rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::REMOVEDIR)?;
         Ok(rustix::fs::fsync(&parent)?)
     }
@@ -186,7 +202,7 @@ impl Datastore for DirectoryDatastore {
     }
 
     fn list(&self, path: &str, limit: usize) -> io::Result<Vec<(String, bool)>> {
-        let (parent, name) = self.root.parent(path)?;
+        let (parent, name) = self.tree.root.parent(path)?;
         let directory = confined::enter(&parent, name)?;
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&directory)? {
@@ -206,104 +222,25 @@ impl Datastore for DirectoryDatastore {
     }
 
     fn move_directory(&self, from: &str, to: &str) -> io::Result<()> {
-        let (old, from) = self.root.parent(from)?;
-        let (new, to) = self.root.parent(to)?;
-        match rustix::fs::renameat_with(&old, from, &new, to, RenameFlags::NOREPLACE) {
-            // NFS and others know no such flag. Renaming replaces an empty directory at most.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                match rustix::fs::statat(&new, to, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
-                    Err(Errno::NOENT) => rustix::fs::renameat(&old, from, &new, to)?,
-                    Err(error) => return Err(error.into()),
+        let (old, from_name) = self.tree.root.parent(from)?;
+        let (new, to_name) = self.tree.root.parent(to)?;
+        {
+            let places = self.tree.places.write().unwrap_or_else(PoisonError::into_inner);
+            match rustix::fs::renameat_with(&old, from_name, &new, to_name, RenameFlags::NOREPLACE) {
+                // NFS and others know no such flag. Renaming replaces an empty directory at most.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    match rustix::fs::statat(&new, to_name, AtFlags::SYMLINK_NOFOLLOW) {
+                        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                        Err(Errno::NOENT) => rustix::fs::renameat(&old, from_name, &new, to_name)?,
+                        Err(error) => return Err(error.into()),
+                    }
                 }
+                moved => moved?,
             }
-            moved => moved?,
+            places.iter().filter_map(Weak::upgrade).for_each(|place| place.follow(from, to));
         }
         rustix::fs::fsync(&new)?;
         Ok(rustix::fs::fsync(&old)?)
-    }
-}
-
-/// An extent file.
-#[derive(Debug)]
-struct DirectoryDisk {
-    file: File,
-    size: u64,
-    provisioning: Provisioning,
-    /// Held by writes of [`TURN_MIN`] and more.
-    turn: Mutex<()>,
-}
-
-/// Writes of this many bytes and more take turns: the kernel writes one at a time into a file's pages, and has the others wait for it
-/// with a busy processor.
-const TURN_MIN: usize = 1 << 20;
-
-impl DirectoryDisk {
-    fn new(file: File, spec: &DiskSpec) -> Self {
-        Self { file, size: spec.size, provisioning: spec.provisioning, turn: Mutex::new(()) }
-    }
-
-    /// A file never grows here: what lies outside is a mistake of the caller, not a larger disk.
-    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
-        match offset.checked_add(length) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => Err(io::ErrorKind::InvalidInput.into()),
-        }
-    }
-}
-
-impl Disk for DirectoryDisk {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.check(offset, buffer.len() as u64)?;
-        self.file.read_exact_at(buffer, offset)
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.check(offset, data.len() as u64)?;
-        let _turn =
-            (data.len() >= TURN_MIN).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
-        self.file.write_all_at(data, offset)
-    }
-
-    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.check(offset, length)?;
-        if length == 0 {
-            return Ok(());
-        }
-        // A thick disk keeps its space; a thin one gives it back.
-        let flags = match self.provisioning {
-            Provisioning::Thin => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            Provisioning::Thick => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-        };
-        match rustix::fs::fallocate(&self.file, flags, offset, length) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(offset, length),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn allocated(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * STAT_BLOCK)
-    }
-}
-
-impl DirectoryDisk {
-    fn write_zeros(&self, mut offset: u64, length: u64) -> io::Result<()> {
-        let end = offset + length;
-        while offset < end {
-            let part = (end - offset).min(ZEROS.len() as u64);
-            self.file.write_all_at(&ZEROS[..part as usize], offset)?;
-            offset += part;
-        }
-        Ok(())
     }
 }
 
@@ -435,6 +372,84 @@ mod tests {
         datastore.remove_file("vm/a.vmx").unwrap();
         datastore.remove_directory("vm").unwrap();
         assert!(!datastore.exists("vm").unwrap());
+    }
+
+    /// Names below `directory` that this process has open.
+    fn held(directory: &Path) -> Vec<std::path::PathBuf> {
+        let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let open = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        open.filter(|path| path.starts_with(directory) && path != directory).collect()
+    }
+
+    #[test]
+    fn a_released_extent_is_closed_and_opened_again_where_it_is_then() {
+        let (directory, datastore) = datastore();
+        let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
+        disk.write_at(&[5; 4096], 4096).unwrap();
+        let allocated = disk.allocated().unwrap();
+        assert_eq!(held(directory.path()).len(), 1);
+        disk.release().unwrap();
+        assert_eq!(held(directory.path()), [] as [std::path::PathBuf; 0]);
+        disk.flush().unwrap();
+        assert_eq!(disk.allocated().unwrap(), allocated);
+        assert_eq!(held(directory.path()), [] as [std::path::PathBuf; 0], "to look is not to open");
+        // Moved as a machine that takes another's place is; one whose name only begins alike stays.
+        datastore.create_directory("vm2").unwrap();
+        let other = DiskSpec { directory: "vm2".into(), ..spec(Provisioning::Thin) };
+        let other = datastore.create_disk(&other).unwrap();
+        other.release().unwrap();
+        datastore.move_directory("vm", "new").unwrap();
+        assert_eq!(disk.allocated().unwrap(), allocated);
+        disk.write_at(&[6; 4096], 0).unwrap();
+        other.write_at(&[7; 4096], 0).unwrap();
+        assert_eq!(
+            std::fs::read(directory.path().join("new/x-flat.vmdk")).unwrap()[..8192],
+            [[6; 4096], [5; 4096]].concat()
+        );
+        disk.release().unwrap();
+        assert_eq!(held(directory.path()), [directory.path().join("vm2/x-flat.vmdk")]);
+        drop((disk, other));
+        datastore
+            .create_disk(&DiskSpec {
+                directory: "vm2".into(),
+                extent: "y".into(),
+                ..spec(Provisioning::Thin)
+            })
+            .unwrap();
+        assert!(datastore.tree.places.read().unwrap().len() <= 1, "places of disks that are gone go");
+    }
+
+    #[test]
+    fn what_took_a_released_extents_place_is_never_written() {
+        let (directory, datastore) = datastore();
+        let at = directory.path().join("vm/x-flat.vmdk");
+        let disk = datastore.create_disk(&spec(Provisioning::Thin)).unwrap();
+        disk.release().unwrap();
+        let aside = directory.path().join("aside");
+        std::fs::rename(&at, &aside).unwrap();
+        let error = disk.write_at(&[1; 512], 0).unwrap_err();
+        assert!(
+            error.kind() == io::ErrorKind::NotFound && error.to_string().contains("vm/x-flat.vmdk"),
+            "{error}"
+        );
+        std::fs::write(&at, vec![3; 8 * MIB as usize]).unwrap();
+        for error in [
+            disk.write_at(&[1; 512], 0).unwrap_err(),
+            disk.zero(0, 512).unwrap_err(),
+            disk.read_at(&mut [0; 512], 0).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("is not the file any more"), "{error}");
+        }
+        std::fs::remove_file(&at).unwrap();
+        std::os::unix::fs::symlink("../aside", &at).unwrap();
+        assert_eq!(disk.write_at(&[1; 512], 0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        std::fs::remove_file(&at).unwrap();
+        std::fs::rename(&aside, &at).unwrap();
+        disk.write_at(&[1; 512], 0).unwrap();
+        disk.release().unwrap();
+        // The same file, made shorter.
+        std::fs::File::options().write(true).open(&at).unwrap().set_len(512).unwrap();
+        assert_eq!(disk.write_at(&[1; 512], 0).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod hotadd;
 pub(crate) mod memory;
 pub mod nbd;
 pub mod nfc;
+mod on_demand;
 pub mod sink;
 pub mod stage;
 pub mod stream_optimized;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
 
@@ -21,12 +21,14 @@ pub struct Stage {
     limit: Option<u64>,
     /// Bytes that a session's disks may grow to, by its directory.
     reserved: Mutex<BTreeMap<PathBuf, u64>>,
+    /// The folder of the sessions' directories, once it is known: open once for all their disks.
+    sessions: Mutex<Option<(PathBuf, Arc<DirectoryDatastore>)>>,
 }
 
 impl Stage {
     /// A stage of so many bytes.
     pub fn new(limit: Option<u64>) -> Self {
-        Self { limit, reserved: Mutex::default() }
+        Self { limit, reserved: Mutex::default(), sessions: Mutex::default() }
     }
 
     /// Sets aside what a session's disks may grow to, instead of what it had before. [`io::ErrorKind::StorageFull`] says
@@ -65,13 +67,13 @@ impl Stage {
 
     /// Makes a disk of a session, anew where there was one.
     pub fn create_disk(&self, session: &Path, number: usize, size: u64) -> io::Result<Box<dyn Disk>> {
-        let store = DirectoryDatastore::open(session)?;
-        match store.create_directory(FOLDER) {
+        let store = self.store(session)?;
+        let spec = spec(session, number, size)?;
+        match store.create_directory(&spec.directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let spec = spec(number, size);
-        match store.remove_file(&format!("{FOLDER}/{}", spec.extent)) {
+        match store.remove_file(&spec.file(&spec.extent)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -80,14 +82,29 @@ impl Stage {
 
     /// Opens a disk that [`Stage::create_disk`] made.
     pub fn open_disk(&self, session: &Path, number: usize, size: u64) -> io::Result<Box<dyn Disk>> {
-        DirectoryDatastore::open(session)?.open_disk(&spec(number, size))
+        self.store(session)?.open_disk(&spec(session, number, size)?)
+    }
+
+    /// The folder that a session's directory lies in.
+    fn store(&self, session: &Path) -> io::Result<Arc<DirectoryDatastore>> {
+        let folder = session.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, store)) = &*sessions
+            && known == folder
+        {
+            return Ok(Arc::clone(store));
+        }
+        let store = Arc::new(DirectoryDatastore::open(folder)?);
+        *sessions = Some((folder.to_owned(), Arc::clone(&store)));
+        Ok(store)
     }
 }
 
-fn spec(number: usize, size: u64) -> DiskSpec {
+fn spec(session: &Path, number: usize, size: u64) -> io::Result<DiskSpec> {
+    let own = session.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
     let extent = format!("disk-{number}");
-    let descriptor = format!("{extent}.vmdk");
-    DiskSpec { directory: FOLDER.to_owned(), extent, descriptor, size, provisioning: Provisioning::Thin }
+    let (directory, descriptor) = (format!("{own}/{FOLDER}"), format!("{extent}.vmdk"));
+    Ok(DiskSpec { directory, extent, descriptor, size, provisioning: Provisioning::Thin })
 }
 
 /// Bytes that a session's staged disks take now.

@@ -1,7 +1,8 @@
 //! An open file of a session: what a client writes into it, and what happens when it is closed.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -36,10 +37,10 @@ pub enum How {
 
 /// Where an open file's bytes go.
 pub(super) enum Target {
-    Small(Kind, Arc<std::fs::File>),
+    Small(Kind, File),
     Extent(usize, Arc<ImportDisk>, Arc<Flow>),
     Pancbt(usize, Arc<AtomicU64>, Mutex<Option<pancbt::Merger>>),
-    Own(Arc<std::fs::File>),
+    Own(File),
     /// An extent whose disk left the stage with its machine.
     Gone,
 }
@@ -143,10 +144,15 @@ impl Session {
         })
     }
 
-    fn make_small(&self, name: &str) -> Result<Arc<std::fs::File>, ImportError> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).open(self.cached(name));
-        Ok(Arc::new(file.map_err(ImportError::io(self.display(name)))?))
+    fn make_small(&self, name: &str) -> Result<Arc<Path>, ImportError> {
+        let path = self.cached(name);
+        File::create(&path).map_err(ImportError::io(self.display(name)))?;
+        Ok(path.into())
+    }
+
+    fn open_small(&self, name: &str, cached: &Path, own: bool) -> Result<File, ImportError> {
+        let opened = OpenOptions::new().read(true).write(!own).open(cached);
+        opened.map_err(ImportError::io(self.display(name)))
     }
 
     /// The extent comes again from its start: whatever was wrong with it is over.
@@ -189,15 +195,15 @@ impl Session {
         let writing = how == How::Write;
         let target = match entry.content {
             Content::Own(_) if writing => return Err(self.refuse(ImportError::OwnFile(path))),
-            Content::Own(file) => Target::Own(file),
-            Content::Small(kind, file) => {
+            Content::Own(cached) => Target::Own(self.open_small(&entry.name, &cached, true)?),
+            Content::Small(kind, cached) => {
                 if writing && kind == Kind::Vmx {
                     let entered = inner.state.receiving(&path, in_error.as_deref());
                     entered
                         .and_then(|receiving| receiving.enter_vmx(&path))
                         .map_err(|error| self.refuse(error))?;
                 }
-                Target::Small(kind, file)
+                Target::Small(kind, self.open_small(&entry.name, &cached, false)?)
             }
             Content::Extent(number) => self
                 .open_extent(&mut inner, number, &path, in_error.as_deref().filter(|_| writing), writing)

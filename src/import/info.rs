@@ -62,8 +62,10 @@ impl Session {
     /// What is known of a file.
     pub(super) fn info(&self, inner: &Inner, entry: &Entry) -> Info {
         let (size, allocation, own) = match &entry.content {
-            Content::Small(_, file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, false),
-            Content::Own(file) => (file.metadata().map_or(0, |metadata| metadata.len()), None, true),
+            Content::Small(_, cached) => {
+                (cached.metadata().map_or(0, |metadata| metadata.len()), None, false)
+            }
+            Content::Own(cached) => (cached.metadata().map_or(0, |metadata| metadata.len()), None, true),
             Content::Pancbt(_, bytes) => (bytes.load(Ordering::Relaxed), None, false),
             Content::Extent(number) => {
                 let receiving = match &inner.state {

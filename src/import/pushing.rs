@@ -1,6 +1,7 @@
 //! A machine on its way from the stage to its datastores: pushed when its VMX is closed, called off, begun again after a restart.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -121,11 +122,10 @@ impl Session {
         let mut nvram = None;
         for entry in inner.files.values() {
             match &entry.content {
-                Content::Small(Kind::Nvram, file) => {
-                    use std::os::unix::fs::FileExt as _;
+                Content::Small(Kind::Nvram, cached) => {
                     let read = || {
-                        let mut bytes = vec![0; file.metadata()?.len().min(SMALL_MAX) as usize];
-                        file.read_exact_at(&mut bytes, 0)?;
+                        let mut bytes = Vec::new();
+                        File::open(cached)?.take(SMALL_MAX).read_to_end(&mut bytes)?;
                         Ok(bytes)
                     };
                     nvram = Some(read().map_err(ImportError::io(self.display(&entry.name)))?);

@@ -4,7 +4,7 @@
 //! nature; never while data moves, so that extents are written in parallel.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,14 +39,14 @@ pub(super) const LOG_NAME: &str = "import.log";
 /// What a client's file is.
 #[derive(Clone)]
 pub(super) enum Content {
-    /// Kept in the session's cache.
-    Small(Kind, Arc<File>),
+    /// Kept in the session's cache, there.
+    Small(Kind, Arc<Path>),
     /// The extent of that disk.
     Extent(usize),
     /// A differential of that disk: bytes that came.
     Pancbt(usize, Arc<AtomicU64>),
-    /// The service's own.
-    Own(Arc<File>),
+    /// The service's own, there.
+    Own(Arc<Path>),
 }
 
 /// A file of the session.
@@ -253,7 +253,7 @@ impl Session {
                 slot.descriptor =
                     fs::read(entry.path()).ok().and_then(|bytes| Descriptor::parse(&bytes).ok());
             }
-            self.insert_file(&mut inner, &name, &entry.path(), |file| Content::Small(kind, file))?;
+            self.insert_file(&mut inner, &name, &entry.path(), |path| Content::Small(kind, path))?;
         }
         Ok(())
     }
@@ -304,7 +304,9 @@ impl Session {
                 } else {
                     self.shared.stage.open_disk(&self.cache, number, slot.plan.size)
                 };
-                let disk = opened.map_err(ImportError::io(&slot.plan.extent))?;
+                // It is the right one, and closed again: of hundreds of disks hardly one is written soon.
+                let disk = opened.and_then(|disk| disk.release().map(|()| disk));
+                let disk = disk.map_err(ImportError::io(&slot.plan.extent))?;
                 let capabilities = store.capabilities();
                 let fresh =
                     capabilities.fresh_reads_zero || disk.fresh_reads_zero() || !capabilities.random_write;
@@ -399,12 +401,11 @@ impl Session {
         inner: &mut Inner,
         name: &str,
         path: &Path,
-        content: impl FnOnce(Arc<File>) -> Content,
+        content: impl FnOnce(Arc<Path>) -> Content,
     ) -> Result<(), ImportError> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(ImportError::io(name))?;
-        let modified = file.metadata().and_then(|metadata| metadata.modified());
-        self.insert(inner, name, content(Arc::new(file)));
-        if let (Ok(time), Some(entry)) = (modified, inner.files.get_mut(&fold_name(name))) {
+        let found = fs::metadata(path).map_err(ImportError::io(name))?;
+        self.insert(inner, name, content(path.into()));
+        if let (Ok(time), Some(entry)) = (found.modified(), inner.files.get_mut(&fold_name(name))) {
             entry.times = Times::at(time);
         }
         Ok(())

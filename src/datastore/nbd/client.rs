@@ -74,12 +74,22 @@ impl Client {
     /// Connects once, without retries: a wrong address is told at once.
     pub(super) fn open(uri: &Uri, options: &ClientOptions) -> io::Result<Self> {
         let first = Connection::open(uri, options.retry).map_err(|error| named(uri, &error))?;
+        Ok(Self::over(first, uri, options))
+    }
+
+    /// Connects to an export that was there before: a server that does not answer may be about to come back.
+    pub(super) fn open_patiently(uri: &Uri, options: &ClientOptions) -> io::Result<Self> {
+        let first = connect(uri, options, Instant::now() + options.retry, Ok)?;
+        Ok(Self::over(first, uri, options))
+    }
+
+    fn over(first: Connection, uri: &Uri, options: &ClientOptions) -> Self {
         let offer = first.offer();
         let several = offer.flags & export::MULTI_CONN != 0;
         let count = if several { options.connections.max(1) } else { 1 };
         let mut places: Vec<_> = (0..count).map(|_| Mutex::new(None)).collect();
         places[0] = Mutex::new(Some(Arc::new(first)));
-        Ok(Self {
+        Self {
             uri: uri.clone(),
             options: options.clone(),
             offer,
@@ -88,7 +98,7 @@ impl Client {
             losses: AtomicU64::new(0),
             unflushed: Mutex::default(),
             flushing: Mutex::new(()),
-        })
+        }
     }
 
     pub(super) fn offer(&self) -> Offer {
@@ -374,8 +384,7 @@ impl Client {
     }
 
     fn gave_up(&self, why: &str) -> io::Error {
-        let message = format!("{why}; tried for {} s", self.options.retry.as_secs());
-        named(&self.uri, &io::Error::new(io::ErrorKind::TimedOut, message))
+        gave_up(&self.uri, &self.options, why)
     }
 
     /// A live connection, made anew where it must be, until `deadline`.
@@ -392,22 +401,10 @@ impl Client {
             self.unflushed().lost();
             tracing::warn!(uri = %self.uri, "the connection to the NBD server was lost");
         }
-        let mut pause = PAUSE_FIRST;
-        loop {
-            match Connection::open(&self.uri, self.options.retry).and_then(|new| self.same(new)) {
-                Ok(connection) => {
-                    let connection = Arc::new(connection);
-                    *place = Some(Arc::clone(&connection));
-                    return Ok(connection);
-                }
-                Err(error) if Instant::now() + pause >= deadline => {
-                    return Err(self.gave_up(&error.to_string()));
-                }
-                Err(error) => tracing::debug!(uri = %self.uri, %error, "the NBD server does not answer yet"),
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
+        let connection = connect(&self.uri, &self.options, deadline, |new| self.same(new))?;
+        let connection = Arc::new(connection);
+        *place = Some(Arc::clone(&connection));
+        Ok(connection)
     }
 
     /// Refuses an export that is not the one of before.
@@ -418,6 +415,32 @@ impl Client {
         }
         Err(io::Error::other("the server came back with another export under that name"))
     }
+}
+
+/// Connects, again and again until `deadline`.
+fn connect(
+    uri: &Uri,
+    options: &ClientOptions,
+    deadline: Instant,
+    check: impl Fn(Connection) -> io::Result<Connection>,
+) -> io::Result<Connection> {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        match Connection::open(uri, options.retry).and_then(&check) {
+            Ok(connection) => return Ok(connection),
+            Err(error) if Instant::now() + pause >= deadline => {
+                return Err(gave_up(uri, options, &error.to_string()));
+            }
+            Err(error) => tracing::debug!(%uri, %error, "the NBD server does not answer yet"),
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn gave_up(uri: &Uri, options: &ClientOptions, why: &str) -> io::Error {
+    let message = format!("{why}; tried for {} s", options.retry.as_secs());
+    named(uri, &io::Error::new(io::ErrorKind::TimedOut, message))
 }
 
 /// Cuts a range into requests.

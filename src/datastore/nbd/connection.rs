@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::uri::{Server, Uri};
@@ -51,13 +52,6 @@ impl Socket {
         }
     }
 
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
-            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
-        })
-    }
-
     fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(read).and_then(|()| stream.set_write_timeout(write)),
@@ -75,27 +69,27 @@ impl Socket {
     }
 }
 
-impl Read for Socket {
+impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
+            Socket::Tcp(stream) => (&*stream).read(buffer),
+            Socket::Unix(stream) => (&*stream).read(buffer),
         }
     }
 }
 
-impl Write for Socket {
+impl Write for &Socket {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.write(data),
-            Self::Unix(stream) => stream.write(data),
+            Socket::Tcp(stream) => (&*stream).write(data),
+            Socket::Unix(stream) => (&*stream).write(data),
         }
     }
 
     fn write_vectored(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.write_vectored(data),
-            Self::Unix(stream) => stream.write_vectored(data),
+            Socket::Tcp(stream) => (&*stream).write_vectored(data),
+            Socket::Unix(stream) => (&*stream).write_vectored(data),
         }
     }
 
@@ -147,7 +141,6 @@ struct Shared {
     table: Mutex<Table>,
     /// Told when a request is answered or the connection is gone.
     room: Condvar,
-    /// For ending it.
     socket: Socket,
 }
 
@@ -166,8 +159,8 @@ impl Shared {
     }
 
     /// Hands replies to those who wait, until the connection ends.
-    fn read_replies(&self, socket: Socket) {
-        let mut from = BufReader::with_capacity(READ_BUFFER, socket);
+    fn read_replies(&self) {
+        let mut from = BufReader::with_capacity(READ_BUFFER, &self.socket);
         loop {
             let expected = |cookie| self.lock().waiting.get(&cookie).map(|waiting| waiting.expected);
             match wire::read_reply(&mut from, expected) {
@@ -213,7 +206,10 @@ impl Shared {
 pub(super) struct Connection {
     offer: Offer,
     shared: Arc<Shared>,
-    writer: Mutex<Socket>,
+    /// Held while a request is sent.
+    sending: Mutex<()>,
+    /// The thread that reads replies.
+    reader: Option<JoinHandle<()>>,
     cookies: AtomicU64,
     /// How long an answer may take.
     patience: Duration,
@@ -222,17 +218,18 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects and agrees on the export. `patience` bounds the wait for an answer.
     pub(super) fn open(uri: &Uri, patience: Duration) -> io::Result<Self> {
-        let mut socket = Socket::connect(&uri.server)?;
+        let socket = Socket::connect(&uri.server)?;
         let step = Some(patience.min(Duration::from_secs(CONNECT_SECONDS)));
         socket.set_timeouts(step, step)?;
-        let offer = wire::negotiate(&mut socket, &uri.export)?;
+        let offer = wire::negotiate(&mut &socket, &uri.export)?;
         // A reader waits as long as nothing is asked; a writer no longer than for an answer.
         socket.set_timeouts(None, Some(patience))?;
-        let (reader, shared) = (socket.try_clone()?, socket.try_clone()?);
-        let shared = Arc::new(Shared { table: Mutex::default(), room: Condvar::new(), socket: shared });
+        let shared = Arc::new(Shared { table: Mutex::default(), room: Condvar::new(), socket });
         let own = Arc::clone(&shared);
-        std::thread::Builder::new().name("nbd-replies".into()).spawn(move || own.read_replies(reader))?;
-        Ok(Self { offer, shared, writer: Mutex::new(socket), cookies: AtomicU64::new(1), patience })
+        let reader =
+            std::thread::Builder::new().name("nbd-replies".into()).spawn(move || own.read_replies())?;
+        let (sending, reader) = (Mutex::new(()), Some(reader));
+        Ok(Self { offer, shared, sending, reader, cookies: AtomicU64::new(1), patience })
     }
 
     pub(super) fn offer(&self) -> Offer {
@@ -269,8 +266,10 @@ impl Connection {
                 .insert(cookie, Waiting { expected, answer: Answer::default(), error: None, sender });
         }
         let header = wire::request(command, flags, cookie, offset, length);
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = write_both(&mut *writer, &header, data) {
+        let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = write_both(&mut &self.shared.socket, &header, data);
+        drop(sending);
+        if let Err(error) = sent {
             self.shared.kill(error.to_string());
             return Err(CallError::Lost(error.to_string()));
         }
@@ -297,9 +296,11 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let goodbye = wire::request(Command::Disconnect, 0, 0, 0, 0);
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writer.write_all(&goodbye); // A courtesy; the reading thread ends with the socket.
+        let _ = (&self.shared.socket).write_all(&goodbye); // A courtesy.
         self.shared.kill("it was closed".to_owned());
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join(); // It ends with the socket, which is closed when it is gone.
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! - [`unflushed`]: what would be in doubt then
 //!
 //! An export holds a disk's data and nothing else: directories, descriptors and the VMX go to a directory beside it, through
-//! another driver.
+//! another driver. A disk has connections while it is used: a restart of the service, and a session that waits, take none.
 
 mod client;
 mod connection;
@@ -25,9 +25,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use client::Client;
 pub use client::ClientOptions;
 use uri::{Place, Uri};
-use wire::export;
+use wire::{Offer, export};
 
 use super::filter::Aligned;
+use super::on_demand::OnDemand;
 use super::{Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined};
 
 /// Zeros written at a time to a server that can't zero a range.
@@ -72,32 +73,18 @@ impl NbdDatastore {
         Uri::parse(&uri::fill(&self.options.template, place).map_err(invalid)?).map_err(invalid)
     }
 
-    fn connect(&self, spec: &DiskSpec) -> io::Result<NbdDisk> {
+    /// The disk of that place, not connected yet.
+    fn disk(&self, spec: &DiskSpec) -> io::Result<NbdDisk> {
         let uri = self.uri(&spec.directory, &spec.extent)?;
-        let claim = Claim::take(&self.open, &uri)?;
-        let client = Client::open(&uri, &self.options.client)?;
-        let offer = client.offer();
-        let fail = |kind, why: String| Err(client::named(&uri, &io::Error::new(kind, why)));
-        if offer.size != spec.size {
-            let why = format!("the export has {} bytes, the disk {}", offer.size, spec.size);
-            return fail(io::ErrorKind::InvalidData, why);
-        }
-        if offer.flags & export::READ_ONLY != 0 {
-            return fail(io::ErrorKind::PermissionDenied, "the export is read-only".to_owned());
-        }
-        if offer.flags & (export::FLUSH | export::FUA) == 0 {
-            tracing::warn!(%uri, "the NBD server can't flush; what it acknowledges is taken for durable");
-        }
-        let keep_space = spec.provisioning == Provisioning::Thick;
-        Ok(NbdDisk { client, keep_space, fresh: self.options.fresh_reads_zero, _claim: claim })
-    }
-
-    /// Puts a filter before a disk whose server takes whole blocks only.
-    fn aligned(disk: NbdDisk) -> io::Result<Box<dyn Disk>> {
-        match disk.client.offer().block {
-            1 => Ok(Box::new(disk)),
-            block => Ok(Box::new(Aligned::new(Box::new(disk), u64::from(block))?)),
-        }
+        Ok(NbdDisk {
+            claim: Claim::take(&self.open, &uri)?,
+            uri,
+            options: self.options.client.clone(),
+            size: spec.size,
+            keep_space: spec.provisioning == Provisioning::Thick,
+            fresh: self.options.fresh_reads_zero,
+            export: OnDemand::new(None),
+        })
     }
 }
 
@@ -161,13 +148,17 @@ impl Datastore for NbdDatastore {
     }
 
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        let mut disk = self.connect(spec)?;
-        disk.fresh = disk.fresh || disk.client.is_known_zero(0, spec.size)?;
-        Self::aligned(disk)
+        let mut disk = self.disk(spec)?;
+        // At once: whether its address is right shows when it is made, and a wrong one is not tried for long.
+        let client = Client::open(&disk.uri, &disk.options)?;
+        disk.fits(&client.offer())?;
+        disk.fresh = disk.fresh || client.is_known_zero(0, spec.size)?;
+        disk.export = OnDemand::new(Some(disk.export(client)?));
+        Ok(Box::new(disk))
     }
 
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        Self::aligned(self.connect(spec)?)
+        Ok(Box::new(self.disk(spec)?))
     }
 
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
@@ -201,39 +192,121 @@ impl Datastore for NbdDatastore {
     }
 }
 
-/// An export as a disk.
+/// An export as a disk, connected while it is used.
 struct NbdDisk {
-    client: Client,
+    uri: Uri,
+    options: ClientOptions,
+    size: u64,
     /// Zeroing keeps the space (a thick disk).
     keep_space: bool,
     fresh: bool,
-    _claim: Claim,
+    export: OnDemand<Box<dyn Disk>>,
+    #[expect(dead_code, reason = "held, until the disk is dropped")]
+    claim: Claim,
 }
 
 impl NbdDisk {
+    /// Whether an export is the disk's.
+    fn fits(&self, offer: &Offer) -> io::Result<()> {
+        let fail = |kind, why: String| Err(client::named(&self.uri, &io::Error::new(kind, why)));
+        if offer.size != self.size {
+            let why = format!("the export has {} bytes, the disk {}", offer.size, self.size);
+            return fail(io::ErrorKind::InvalidData, why);
+        }
+        if offer.flags & export::READ_ONLY != 0 {
+            return fail(io::ErrorKind::PermissionDenied, "the export is read-only".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The export as it is written, behind a filter where its server takes whole blocks only.
+    fn export(&self, client: Client) -> io::Result<Box<dyn Disk>> {
+        let offer = client.offer();
+        self.fits(&offer)?;
+        if offer.flags & (export::FLUSH | export::FUA) == 0 {
+            tracing::warn!(uri = %self.uri, "the NBD server can't flush; what it acknowledges is taken for durable");
+        }
+        let export = Box::new(Export { client, keep_space: self.keep_space });
+        match offer.block {
+            1 => Ok(export),
+            block => Ok(Box::new(Aligned::new(export, u64::from(block))?)),
+        }
+    }
+
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
-        let end = offset.checked_add(length).filter(|end| *end <= self.client.offer().size);
+        let end = offset.checked_add(length).filter(|end| *end <= self.size);
         end.map(|_| ()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&dyn Disk) -> io::Result<R>) -> io::Result<R> {
+        let connect = || self.export(Client::open_patiently(&self.uri, &self.options)?);
+        self.export.with(connect, |export| work(&**export))
     }
 }
 
 impl Disk for NbdDisk {
     fn size(&self) -> u64 {
-        self.client.offer().size
+        self.size
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.check(offset, buffer.len() as u64)?;
-        self.client.read(buffer, offset)
+        self.with(|export| export.read_at(buffer, offset))
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.check(offset, data.len() as u64)?;
-        self.client.write(data, offset)
+        self.with(|export| export.write_at(data, offset))
     }
 
     fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
         self.check(offset, length)?;
+        self.with(|export| export.zero(offset, length))
+    }
+
+    /// What has no connection was flushed before that was closed.
+    fn flush(&self) -> io::Result<()> {
+        self.export.if_held(|export| export.flush()).unwrap_or(Ok(()))
+    }
+
+    fn keep_alive(&self) -> io::Result<()> {
+        self.export.if_held(|export| export.keep_alive()).unwrap_or(Ok(()))
+    }
+
+    fn release(&self) -> io::Result<()> {
+        self.export.give_back(|export| export.flush())
+    }
+
+    fn fresh_reads_zero(&self) -> bool {
+        self.fresh
+    }
+
+    /// What is behind an export is the server's business; the size is an upper bound.
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.size)
+    }
+}
+
+/// A connected export.
+struct Export {
+    client: Client,
+    keep_space: bool,
+}
+
+impl Disk for Export {
+    fn size(&self) -> u64 {
+        self.client.offer().size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.client.read(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.client.write(data, offset)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
         if length == 0 || self.client.write_zeroes(offset, length, self.keep_space)? {
             return Ok(());
         }
@@ -256,11 +329,6 @@ impl Disk for NbdDisk {
         self.client.read(&mut block, 0)
     }
 
-    fn fresh_reads_zero(&self) -> bool {
-        self.fresh
-    }
-
-    /// What is behind an export is the server's business; the size is an upper bound.
     fn allocated(&self) -> io::Result<u64> {
         Ok(self.size())
     }

@@ -34,6 +34,8 @@ struct Behaviour {
     durable: Mutex<Vec<u8>>,
     requests: AtomicU64,
     connections: AtomicU64,
+    /// Connections that are open now.
+    open: AtomicU64,
 }
 
 impl Behaviour {
@@ -56,15 +58,21 @@ fn be<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
 
 /// Serves connections until the test ends.
 fn serve(behaviour: &Arc<Behaviour>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    serve_at(0, behaviour)
+}
+
+fn serve_at(port: u16, behaviour: &Arc<Behaviour>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let behaviour = Arc::clone(behaviour);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let behaviour = Arc::clone(&behaviour);
             behaviour.connections.fetch_add(1, Ordering::Relaxed);
+            behaviour.open.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || {
                 let _ = session(stream.unwrap(), &behaviour);
+                behaviour.open.fetch_sub(1, Ordering::Relaxed);
             });
         }
     });
@@ -307,15 +315,75 @@ fn patience_has_an_end() {
 fn wrong_sizes_and_busy_exports_are_refused() {
     let behaviour = Behaviour::default().sized(MIB);
     let lab = lab(serve(&behaviour), MIB, PATIENCE);
-    let other = DiskSpec { size: 512, ..lab.spec.clone() };
-    let error = lab.store.create_disk(&other).err().unwrap();
-    assert!(error.to_string().contains("1048576 bytes"), "{error}");
+    for size in [512, 2 * MIB as u64] {
+        let other = DiskSpec { size, ..lab.spec.clone() };
+        let error = lab.store.create_disk(&other).err().unwrap();
+        assert!(error.to_string().contains("1048576 bytes"), "{error}");
+    }
     let disk = lab.store.create_disk(&lab.spec).unwrap();
     assert_eq!(lab.store.open_disk(&lab.spec).err().unwrap().kind(), io::ErrorKind::ResourceBusy);
     drop(disk);
     lab.store.open_disk(&lab.spec).unwrap();
     let outside = DiskSpec { directory: "..".into(), ..lab.spec.clone() };
     assert_eq!(lab.store.create_disk(&outside).err().unwrap().kind(), io::ErrorKind::InvalidInput);
+}
+
+/// Waits until the server has that many connections.
+fn await_open(behaviour: &Behaviour, wanted: u64) {
+    let begun = Instant::now();
+    while behaviour.open.load(Ordering::Relaxed) != wanted {
+        assert!(begun.elapsed() < PATIENCE, "{} are open", behaviour.open.load(Ordering::Relaxed));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_disk_that_is_released_has_no_connection_until_it_is_used_again() {
+    let behaviour = Behaviour::default().sized(4 * MIB);
+    let lab = lab(serve(&behaviour), 4 * MIB, PATIENCE);
+    let disk = lab.store.create_disk(&lab.spec).unwrap();
+    disk.write_at(&pattern(3 * MIB, 1), 0).unwrap();
+    disk.release().unwrap();
+    await_open(&behaviour, 0);
+    assert!(behaviour.durable.lock().unwrap()[..3 * MIB] == pattern(3 * MIB, 1), "it was flushed");
+    let made = behaviour.connections.load(Ordering::Relaxed);
+    disk.keep_alive().unwrap();
+    disk.flush().unwrap();
+    disk.release().unwrap();
+    assert_eq!(behaviour.connections.load(Ordering::Relaxed), made, "nothing of these needs one");
+    disk.write_at(&[9; 512], 512).unwrap();
+    let mut read = [0; 512];
+    disk.read_at(&mut read, 512).unwrap();
+    assert_eq!(read, [9; 512]);
+    disk.release().unwrap();
+    await_open(&behaviour, 0);
+    drop(disk);
+    // As a restart does it: nothing is connected before it is used.
+    let made = behaviour.connections.load(Ordering::Relaxed);
+    let disk = lab.store.open_disk(&lab.spec).unwrap();
+    assert_eq!((disk.size(), behaviour.connections.load(Ordering::Relaxed)), (4 * MIB as u64, made));
+    disk.read_at(&mut read, 512).unwrap();
+    assert_eq!(read, [9; 512]);
+}
+
+#[test]
+fn a_server_that_comes_back_late_is_waited_for_and_another_disk_refused() {
+    let behaviour = Behaviour::default().sized(MIB);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let lab = lab(port, MIB, PATIENCE);
+    assert!(lab.store.create_disk(&lab.spec).is_err(), "a new disk's address is tried once");
+    let disk = lab.store.open_disk(&lab.spec).unwrap();
+    let late = Arc::clone(&behaviour);
+    let server = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(150));
+        serve_at(port, &late);
+    });
+    disk.write_at(&[7; 4096], 0).unwrap();
+    server.join().unwrap();
+    disk.release().unwrap();
+    *behaviour.contents.lock().unwrap() = vec![0; 2 * MIB];
+    let error = disk.write_at(&[7; 4096], 0).unwrap_err();
+    assert!(error.to_string().contains("2097152 bytes, the disk 1048576"), "{error}");
 }
 
 /// A server's bytes to read, and a place for ours.
