@@ -1,7 +1,8 @@
 //! The disks of extents are made on their datastores.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::error::ImportError;
 use super::formats::names::Kind;
@@ -22,6 +23,36 @@ struct Making {
     shown: String,
 }
 
+/// The disks of a session that are being made without its lock: each by one caller at a time, several at once, so that a hypervisor
+/// takes them together.
+#[derive(Default)]
+pub(super) struct Makings {
+    under_way: Mutex<BTreeSet<LedgerKey>>,
+    over: Condvar,
+}
+
+/// One that is being made, until dropped.
+struct Alone<'a> {
+    makings: &'a Makings,
+    key: LedgerKey,
+}
+
+impl Makings {
+    fn enter(&self, key: &LedgerKey) -> Alone<'_> {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.over.wait_while(under_way, |under_way| under_way.contains(key));
+        waited.unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        Alone { makings: self, key: key.clone() }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.makings.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.makings.over.notify_all();
+    }
+}
+
 impl Session {
     /// Makes the disk of an extent that is about to be created, where a hypervisor takes its time for that: without the session's
     /// lock, so that the session can be listed and its other disks are written meanwhile. [`Self::make_disk`] finds it then.
@@ -37,7 +68,7 @@ impl Session {
             self.to_make(&inner, number)?.filter(|making| making.store.capabilities().makes_descriptor)
         };
         let Some(making) = making else { return Ok(()) };
-        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.making.enter(&making.key);
         {
             let mut inner = self.lock();
             if !self.is_wanted(&inner, &making)? {

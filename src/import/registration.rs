@@ -77,6 +77,7 @@ impl Session {
         };
         for (path, disk) in disks {
             let digest = algorithm.of(&disk).map_err(ImportError::disk(&path))?;
+            disk.release().map_err(ImportError::disk(&path))?;
             self.log.line(&Event::Note(&format!("{}: {path} {digest}", algorithm.name())).to_string());
         }
         Ok(())

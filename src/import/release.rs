@@ -4,6 +4,9 @@ use super::error::ImportError;
 use super::session::Session;
 use super::state::State;
 
+/// Disks that are given back at the same time: a hypervisor lets several go together.
+const TOGETHER_MAX: usize = 16;
+
 impl Session {
     /// After a handle is gone: a disk that no other handle writes is given back. One that can't be is told, and tried again before
     /// its virtual machine is registered.
@@ -29,8 +32,17 @@ impl Session {
             let held = receiving.disks.iter();
             held.filter_map(|slot| Some((slot.disk.clone()?, slot.plan.extent.clone()))).collect()
         };
-        for (disk, extent) in disks {
-            disk.release().map_err(ImportError::disk(self.display(&extent)))?;
+        for some in disks.chunks(TOGETHER_MAX) {
+            let released: Vec<_> = std::thread::scope(|scope| {
+                let begun: Vec<_> = some.iter().map(|(disk, _)| scope.spawn(|| disk.release())).collect();
+                begun.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            });
+            for ((_, extent), outcome) in some.iter().zip(released) {
+                let shown = self.display(extent);
+                let broke_off =
+                    |_| ImportError::Refused { path: shown.clone(), why: "its driver broke off".into() };
+                outcome.map_err(broke_off)?.map_err(ImportError::disk(&shown))?;
+            }
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
 use super::info::{Times, file_time};
 use super::log::SessionLog;
+use super::making::Makings;
 use super::news::OwnChange;
 use super::registered::Registered;
 use super::replay::{DiskHistory, History};
@@ -110,8 +111,8 @@ pub struct Session {
     pub(super) journal: Arc<Journal>,
     /// Held while a VMX is imported: registering takes long, and a second close of the VMX must not register twice.
     pub(super) importing: Mutex<()>,
-    /// Held while a disk is made that takes long.
-    pub(super) making: Mutex<()>,
+    /// Disks that are being made and take long.
+    pub(super) making: Makings,
     /// Bytes on their way to all its disks.
     pub(super) flow: Flow,
     inner: Mutex<Inner>,
@@ -170,7 +171,7 @@ impl Session {
             log,
             journal: Arc::new(journal),
             importing: Mutex::new(()),
-            making: Mutex::new(()),
+            making: Makings::default(),
             flow: Flow::new(shared.session_bytes_in_flight),
             inner: Mutex::new(inner),
         });

@@ -146,11 +146,39 @@ pub struct NewDisk {
 }
 
 impl NewDisk {
-    /// How long making it may take.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
+    /// How long the host may take to zero it.
+    fn zeroing(&self) -> Duration {
         let zeroed = if self.eager && !self.thin { self.size / ZEROED_PER_SECOND_MIN } else { 0 };
-        RECONFIGURE_TIMEOUT + Duration::from_secs(zeroed)
+        Duration::from_secs(zeroed)
+    }
+}
+
+/// A disk that is to be attached.
+#[derive(Debug, Clone, Copy)]
+pub struct Addition<'a> {
+    /// Key of the controller, and the unit on it.
+    pub place: (i32, u32),
+    /// Path of the descriptor.
+    pub file: &'a str,
+    /// How it is made, where it is not there yet.
+    pub new: Option<&'a NewDisk>,
+}
+
+impl Addition<'_> {
+    fn write(&self, key: i32, w: &mut Writer) {
+        w.value("key", key);
+        w.typed("backing", "VirtualDiskFlatVer2BackingInfo", |w| {
+            w.value("fileName", self.file).value("diskMode", "persistent");
+            if let Some(new) = self.new {
+                w.value("thinProvisioned", new.thin).value("eagerlyScrub", new.eager && !new.thin);
+            }
+        });
+        w.value("controllerKey", self.place.0).value("unitNumber", self.place.1);
+        let size = self.new.map_or(0, |new| new.size);
+        w.value("capacityInKB", size.div_ceil(1024));
+        if size > 0 {
+            w.value("capacityInBytes", size);
+        }
     }
 }
 
@@ -342,58 +370,51 @@ impl Client {
         Ok(Hardware::read(found.values.get(path).ok_or_else(hidden)?))
     }
 
-    /// Attaches a disk, making it where `new` says how. On an error whose outcome is not known the devices tell.
-    pub fn attach_disk(
+    /// Attaches disks in one reconfiguration: all of them or none. On an error whose outcome is not known the devices tell.
+    pub fn attach_disks(
         &self,
         machine: &Machine,
-        (controller, unit): (i32, u32),
-        file: &str,
-        new: Option<&NewDisk>,
+        additions: &[Addition<'_>],
         what: &str,
     ) -> Result<(), VsphereError> {
-        let limit = new.map_or(RECONFIGURE_TIMEOUT, NewDisk::timeout);
-        let device = |w: &mut Writer| {
-            w.value("key", NEW_KEY);
-            w.typed("backing", "VirtualDiskFlatVer2BackingInfo", |w| {
-                w.value("fileName", file).value("diskMode", "persistent");
-                if let Some(new) = new {
-                    w.value("thinProvisioned", new.thin).value("eagerlyScrub", new.eager && !new.thin);
-                }
-            });
-            w.value("controllerKey", controller).value("unitNumber", unit);
-            let size = new.map_or(0, |new| new.size);
-            w.value("capacityInKB", size.div_ceil(1024));
-            if size > 0 {
-                w.value("capacityInBytes", size);
-            }
-        };
+        let zeroing = additions.iter().filter_map(|addition| addition.new).map(NewDisk::zeroing);
+        let limit = RECONFIGURE_TIMEOUT + zeroing.sum::<Duration>();
         self.run_task("ReconfigVM_Task", &machine.reference, limit, what, |w| {
             w.element("spec", |w| {
-                w.element("deviceChange", |w| {
-                    w.value("operation", "add");
-                    if new.is_some() {
-                        w.value("fileOperation", "create");
-                    }
-                    w.typed("device", "VirtualDisk", device);
-                });
+                for (addition, key) in additions.iter().zip((i32::MIN..=NEW_KEY).rev()) {
+                    w.element("deviceChange", |w| {
+                        w.value("operation", "add");
+                        if addition.new.is_some() {
+                            w.value("fileOperation", "create");
+                        }
+                        w.typed("device", "VirtualDisk", |w| addition.write(key, w));
+                    });
+                }
             });
         })?;
         Ok(())
     }
 
-    /// Detaches a disk; its files stay.
-    pub fn detach_disk(&self, machine: &Machine, disk: &Attached, what: &str) -> Result<(), VsphereError> {
+    /// Detaches disks in one reconfiguration; their files stay.
+    pub fn detach_disks(
+        &self,
+        machine: &Machine,
+        disks: &[&Attached],
+        what: &str,
+    ) -> Result<(), VsphereError> {
         self.run_task("ReconfigVM_Task", &machine.reference, RECONFIGURE_TIMEOUT, what, |w| {
             w.element("spec", |w| {
-                w.element("deviceChange", |w| {
-                    // Without a fileOperation: `destroy` would remove the files.
-                    w.value("operation", "remove");
-                    w.typed("device", "VirtualDisk", |w| {
-                        w.value("key", disk.key).value("controllerKey", disk.controller);
-                        w.value("unitNumber", disk.unit);
-                        w.value("capacityInKB", disk.capacity.div_ceil(1024));
+                for disk in disks {
+                    w.element("deviceChange", |w| {
+                        // Without a fileOperation: `destroy` would remove the files.
+                        w.value("operation", "remove");
+                        w.typed("device", "VirtualDisk", |w| {
+                            w.value("key", disk.key).value("controllerKey", disk.controller);
+                            w.value("unitNumber", disk.unit);
+                            w.value("capacityInKB", disk.capacity.div_ceil(1024));
+                        });
                     });
-                });
+                }
             });
         })?;
         Ok(())
@@ -573,18 +594,18 @@ mod tests {
             datacenter: Ref::new("Datacenter", "dc"),
         };
         let new = NewDisk { size: 1536, thin: false, eager: true };
-        assert!(new.timeout() >= RECONFIGURE_TIMEOUT);
         for _ in 0..3 {
             script.fault("ReconfigVM_Task", &fault("NoPermission", "<privilegeId>P</privilegeId>"));
         }
-        let at = (1001, 4);
-        let refused = client.attach_disk(&machine, at, "[ds] a/x.vmdk", Some(&new), "it can't").unwrap_err();
+        let made = Addition { place: (1001, 4), file: "[ds] a/x.vmdk", new: Some(&new) };
+        let there = Addition { place: (1001, 5), file: "[ds] a/y.vmdk", new: None };
+        let refused = client.attach_disks(&machine, &[made], "it can't").unwrap_err();
         assert!(
             refused.to_string().contains("it can't: the account of the configuration lacks the privilege P")
         );
-        client.attach_disk(&machine, at, "[ds] a/x.vmdk", None, "it can't").unwrap_err();
+        client.attach_disks(&machine, &[there, made], "it can't").unwrap_err();
         client
-            .detach_disk(&machine, hardware().disk("[ds] a/x-000001.vmdk").unwrap(), "it can't")
+            .detach_disks(&machine, &[hardware().disk("[ds] a/x-000001.vmdk").unwrap()], "it can't")
             .unwrap_err();
         let asked = script.requests("ReconfigVM_Task");
         let change =
@@ -605,5 +626,12 @@ mod tests {
             ("remove".into(), String::new())
         );
         assert_eq!(device(2, "key"), "2000");
+        let both: Vec<_> = asked[1].at(&["spec"]).unwrap().all("deviceChange").collect();
+        let text = |n: usize, way: &[&str]| both[n].text_at(way).to_owned();
+        let told = |n| {
+            (text(n, &["fileOperation"]), text(n, &["device", "key"]), text(n, &["device", "unitNumber"]))
+        };
+        assert_eq!(told(0), (String::new(), "-1".into(), "5".into()));
+        assert_eq!(told(1), ("create".into(), "-2".into(), "4".into()));
     }
 }

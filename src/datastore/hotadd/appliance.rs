@@ -1,28 +1,24 @@
-//! The appliance with what is attached to it: one for each hypervisor. Attaches and detaches one disk at a time, and detaches by
-//! itself what nobody holds any more: what a crash left, what a session that went left, what could not be detached before.
-//!
-//! The order that nothing gets lost by: an entry of the [`super::ledger`] is durable before a disk is attached, and goes after the
-//! devices of the appliance don't show the disk any more.
+//! The appliance with what is attached to it: one for each hypervisor. [`super::changes`] attaches and detaches; here it is known what
+//! is attached for whom. Detaches by itself what nobody holds any more: what a crash left, what a session that went left, what could not
+//! be detached before.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::changes::Changes;
 use super::device::{self, Sought};
 use super::ledger::{Entry, Ledger};
 use crate::datastore::block_device::Roots;
-use crate::vsphere::appliance::{Hardware, Known, Machine, NewDisk, PRIVILEGES, spellings};
+use crate::vsphere::appliance::{Known, Machine, NewDisk, PRIVILEGES, spellings};
 use crate::vsphere::inventory::Store;
 use crate::vsphere::preflight::missing_privileges;
-use crate::vsphere::{Client, Ref, VsphereError};
+use crate::vsphere::{Client, VsphereError};
 
 /// Disks that are attached at once: what four controllers of 15 disks take beside the appliance's own.
 pub const DISKS_MAX: usize = 56;
-/// How long another task of the appliance is waited for.
-const BUSY_MAX: Duration = Duration::from_secs(30);
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries of detaching what is left; doubled up to the second.
 const SWEEP_PAUSE: Duration = Duration::from_secs(2);
 const SWEEP_PAUSE_MAX: Duration = Duration::from_mins(5);
@@ -49,34 +45,33 @@ pub struct Appliance {
 /// A disk that is attached for a disk of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attachment {
-    entry: Entry,
+    pub(super) entry: Entry,
     pub(super) sought: Sought,
 }
 
-struct Shared {
-    client: Arc<Client>,
-    place: Place,
+pub(super) struct Shared {
+    pub(super) client: Arc<Client>,
+    pub(super) place: Place,
     machine: Mutex<Option<Machine>>,
-    /// Held while the appliance is reconfigured: a free unit stays free until it is taken.
-    changing: Mutex<()>,
-    state: Mutex<State>,
+    pub(super) changes: Changes,
+    pub(super) state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Attached for disks of this process: UUIDs by the descriptor's path.
-    live: BTreeMap<String, String>,
+    pub(super) live: BTreeMap<String, String>,
     /// Attached, or perhaps, and held by nobody.
-    left: Vec<Entry>,
+    pub(super) left: Vec<Entry>,
     stop: bool,
 }
 
-fn told(sentence: String) -> VsphereError {
+pub(super) fn told(sentence: String) -> VsphereError {
     VsphereError::Told(sentence)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -116,7 +111,7 @@ impl Appliance {
             client,
             place,
             machine: Mutex::default(),
-            changing: Mutex::default(),
+            changes: Changes::default(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -193,11 +188,7 @@ impl Appliance {
 
     /// Detaches a disk.
     pub(super) fn detach(&self, attachment: &Attachment) -> Result<(), VsphereError> {
-        {
-            let _one_at_a_time = lock(&self.shared.changing);
-            self.shared.undo(&attachment.entry)?;
-            lock(&self.shared.state).live.remove(&attachment.entry.file());
-        }
+        self.shared.detach(&attachment.entry)?;
         if !device::wait_gone(self.roots(), &attachment.sought, GONE_MAX) {
             tracing::warn!("{}: detached, and its block device is still here", attachment.entry.file());
         }
@@ -211,8 +202,7 @@ impl Appliance {
 
     /// Detaches at once what nobody holds of that path: before its files can be removed.
     pub(super) fn settle(&self, file: &str) -> Result<(), VsphereError> {
-        let _one_at_a_time = lock(&self.shared.changing);
-        self.shared.undo_left(file)
+        self.shared.settle(file)
     }
 }
 
@@ -226,7 +216,7 @@ impl Drop for Appliance {
     }
 }
 
-fn no_unit(machine: &Machine) -> String {
+pub(super) fn no_unit(machine: &Machine) -> String {
     format!(
         "the appliance '{}' has no free unit on a SCSI controller; add a PVSCSI controller to it, or wait until other restores are \
          done",
@@ -235,7 +225,7 @@ fn no_unit(machine: &Machine) -> String {
 }
 
 impl Shared {
-    fn machine(&self) -> Result<Machine, VsphereError> {
+    pub(super) fn machine(&self) -> Result<Machine, VsphereError> {
         let mut known = lock(&self.machine);
         if let Some(machine) = &*known {
             return Ok(machine.clone());
@@ -259,141 +249,7 @@ impl Shared {
         Ok(machine)
     }
 
-    fn attach(&self, datastore: &str, path: &str, new: Option<&NewDisk>) -> Result<Attachment, VsphereError> {
-        let machine = self.machine()?;
-        let mut entry = Entry {
-            server: self.client.server().to_owned(),
-            machine: machine.reference.id.clone(),
-            appliance: machine.name.clone(),
-            datastore: datastore.to_owned(),
-            path: path.to_owned(),
-            uuid: String::new(),
-        };
-        let file = entry.file();
-        let what = format!("{file} can't be attached to the appliance '{}'", machine.name);
-        let _one_at_a_time = lock(&self.changing);
-        self.undo_left(&file)?;
-        if lock(&self.state).live.len() >= DISKS_MAX {
-            return Err(told(format!(
-                "{what}: {DISKS_MAX} disks are attached; wait until other restores are done"
-            )));
-        }
-        let hardware = self.client.hardware(&machine)?;
-        if hardware.disk(&file).is_some() || hardware.below_snapshot(&file).is_some() {
-            return Err(told(format!(
-                "{what}: it is attached already, and not by this service; detach it there"
-            )));
-        }
-        let place = hardware.free(|_, _| true).map(|(controller, unit)| (controller.key, unit));
-        let place = place.ok_or_else(|| told(format!("{what}: {}", no_unit(&machine))))?;
-        self.ledger(&what, || self.place.ledger.put(&entry))?;
-        let done = patiently(|| self.client.attach_disk(&machine, place, &file, new, &what));
-        match self.attached(&machine, &mut entry, done, &what) {
-            Ok(attachment) => {
-                lock(&self.state).live.insert(file, attachment.entry.uuid.clone());
-                Ok(attachment)
-            }
-            Err(error) => {
-                if let Err(why) = self.undo(&entry) {
-                    tracing::error!("{why}; tried again until it succeeds");
-                    self.leave(entry);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// What became of attaching a disk: its devices tell where the answer got lost.
-    fn attached(
-        &self,
-        machine: &Machine,
-        entry: &mut Entry,
-        done: Result<(), VsphereError>,
-        what: &str,
-    ) -> Result<Attachment, VsphereError> {
-        if let Err(error) = done
-            && !matches!(error, VsphereError::Lost { .. })
-        {
-            return Err(error);
-        }
-        let hardware = self.idle_hardware(machine)?;
-        let missing = || told(format!("{what}: the appliance does not show it among its devices"));
-        let disk = hardware.disk(&entry.file()).ok_or_else(missing)?;
-        let slot = hardware.controller(disk.controller).and_then(|controller| controller.slot);
-        let sought = Sought { uuid: disk.uuid.clone(), slot, unit: disk.unit };
-        entry.uuid.clone_from(&disk.uuid);
-        self.ledger(what, || self.place.ledger.put(entry))?;
-        Ok(Attachment { entry: entry.clone(), sought })
-    }
-
-    fn ledger(&self, what: &str, write: impl FnOnce() -> io::Result<()>) -> Result<(), VsphereError> {
-        write().map_err(|error| {
-            told(format!("{what}: that can't be written down in the data directory: {error}"))
-        })
-    }
-
-    /// Its devices, once none of its tasks is under way: a request whose sender died may still be carried out.
-    fn idle_hardware(&self, machine: &Machine) -> Result<Hardware, VsphereError> {
-        let begun = Instant::now();
-        while self.client.is_busy(&machine.reference)? {
-            if begun.elapsed() >= BUSY_MAX {
-                return Err(told(format!(
-                    "the appliance '{}' has tasks that don't end; look at the hypervisor's recent tasks",
-                    machine.name
-                )));
-            }
-            std::thread::sleep(BUSY_PAUSE);
-        }
-        self.client.hardware(machine)
-    }
-
-    /// Detaches what an entry names, if it is attached and the same disk; the entry goes then. With [`Self::changing`] held.
-    fn undo(&self, entry: &Entry) -> Result<(), VsphereError> {
-        let file = entry.file();
-        let machine = Machine {
-            reference: Ref::new("VirtualMachine", &entry.machine),
-            name: entry.appliance.clone(),
-            host: None,
-            datacenter: Ref::new("Datacenter", ""),
-        };
-        let what = format!("{file} can't be detached from the appliance '{}'", machine.name);
-        let mut hardware = self.client.hardware(&machine).map_err(|error| error.about(&what))?;
-        if hardware.disk(&file).is_none() {
-            hardware = self.idle_hardware(&machine)?;
-        }
-        if hardware.below_snapshot(&file).is_some() {
-            return Err(told(format!(
-                "{what}: the appliance got a snapshot while it was attached; remove that snapshot, and it is detached"
-            )));
-        }
-        if let Some(disk) = hardware.disk(&file) {
-            if !entry.uuid.is_empty() && digits(&entry.uuid) != digits(&disk.uuid) {
-                tracing::warn!("{file}: another disk has that path by now and is attached; it is left alone");
-                return self.ledger(&what, || self.place.ledger.remove(entry));
-            }
-            let done = patiently(|| self.client.detach_disk(&machine, disk, &what));
-            if let Err(error) = done {
-                // The answer may be what got lost.
-                let there = self.client.hardware(&machine).map(|now| now.disk(&file).is_some());
-                if there.unwrap_or(true) {
-                    return Err(error);
-                }
-            }
-        }
-        self.ledger(&what, || self.place.ledger.remove(entry))
-    }
-
-    /// [`Self::undo`] of what is left of that path.
-    fn undo_left(&self, file: &str) -> Result<(), VsphereError> {
-        let left = lock(&self.state).left.iter().find(|entry| entry.file() == file).cloned();
-        let Some(entry) = left else { return Ok(()) };
-        self.undo(&entry)?;
-        tracing::info!("{file}: detached, it was left attached");
-        lock(&self.state).left.retain(|other| *other != entry);
-        Ok(())
-    }
-
-    fn leave(&self, entry: Entry) {
+    pub(super) fn leave(&self, entry: Entry) {
         let mut state = lock(&self.state);
         state.live.remove(&entry.file());
         state.left.push(entry);
@@ -411,7 +267,7 @@ impl Shared {
                 let state = state.unwrap_or_else(PoisonError::into_inner);
                 (state.stop, state.left.clone())
             };
-            let failed = self.sweep_once(&left);
+            let failed = self.undo_left(&left);
             if stop {
                 return;
             }
@@ -422,34 +278,6 @@ impl Shared {
             let state = lock(&self.state);
             drop(self.changed.wait_timeout_while(state, pause, |state| !state.stop));
             pause = (pause * 2).min(SWEEP_PAUSE_MAX);
-        }
-    }
-
-    /// Whether anything could not be detached.
-    fn sweep_once(&self, left: &[Entry]) -> bool {
-        for entry in left {
-            let _one_at_a_time = lock(&self.changing);
-            if let Err(error) = self.undo_left(&entry.file()) {
-                tracing::error!("{error}; tried again until it succeeds");
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// Does something again while the appliance is busy with another task.
-fn patiently(work: impl Fn() -> Result<(), VsphereError>) -> Result<(), VsphereError> {
-    let begun = Instant::now();
-    loop {
-        match work() {
-            Err(error)
-                if matches!(error.kind(), "TaskInProgress" | "ConcurrentAccess")
-                    && begun.elapsed() < BUSY_MAX =>
-            {
-                std::thread::sleep(BUSY_PAUSE);
-            }
-            done => return done,
         }
     }
 }

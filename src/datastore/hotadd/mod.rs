@@ -1,7 +1,8 @@
 //! The hotadd driver: each disk is made by attaching it to the virtual machine that importfs runs in, written as a block device, and
 //! detached when no more comes for now.
 //!
-//! - [`appliance`]: attaching, detaching, and what is left to detach
+//! - [`appliance`]: what is attached for whom, and what is left to detach
+//! - [`changes`]: attaching and detaching, several disks at once
 //! - [`ledger`]: what is attached, durable
 //! - [`device`]: the block device of an attached disk; [`super::block_device`] writes it
 //!
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 pub mod appliance;
+mod changes;
 mod device;
 pub mod ledger;
 
@@ -167,6 +169,10 @@ impl Datastore for HotaddDatastore {
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         let path = self.disk_path(spec);
         checked(&path)?;
+        // The hypervisor would refuse it, too, and with it those that are made together with this one.
+        if self.exists(&path)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         let thin = spec.provisioning == Provisioning::Thin;
         let new = NewDisk { size: spec.size, thin, eager: self.options.eager };
         let attachment = self.appliance.attach(&self.name, &path, Some(&new)).map_err(io_error)?;
