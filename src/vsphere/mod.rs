@@ -37,7 +37,7 @@ pub mod task;
 pub(crate) mod testing;
 pub mod tls;
 pub mod trace;
-mod upload;
+pub mod upload;
 pub mod xml;
 
 pub use client::{Account, Client};

@@ -24,11 +24,11 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// What the server says of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    /// HTTP status.
-    pub(super) status: u16,
+pub struct Answer {
+    /// HTTP status; 0 where it is none of HTTP's.
+    pub status: u16,
     /// What came with it, for the service's log.
-    pub(super) text: String,
+    pub text: String,
 }
 
 /// Sends `source` and waits for the answer. `goes_on` is asked every now and then, whatever the server does; its error ends the
@@ -239,18 +239,23 @@ fn authority(url: &Url) -> String {
     format!("{}{port}", url.host_str().unwrap_or_default())
 }
 
-/// The status and what follows, of an answer whose head is whole; interim ones (1xx) are passed over.
-fn head_of(bytes: &[u8]) -> Option<Answer> {
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&bytes[..end]);
-    let mut words = head.lines().next().unwrap_or_default().split_ascii_whitespace();
-    let version = words.next().unwrap_or_default();
-    let status = words.next().and_then(|word| word.parse().ok()).filter(|_| version.starts_with("HTTP/1."));
-    match status {
-        Some(100..=199) => head_of(&bytes[end..]),
-        Some(status) => Some(Answer { status, text: String::from_utf8_lossy(&bytes[end..]).into_owned() }),
-        // None of HTTP's: no success, whatever it is.
-        None => Some(Answer { status: 0, text: String::from_utf8_lossy(bytes).into_owned() }),
+/// The status and what follows, of an answer whose head is whole; interim ones (1xx) are passed over, however many there are.
+#[must_use]
+pub fn head_of(mut bytes: &[u8]) -> Option<Answer> {
+    loop {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let (head, rest) = bytes.split_at(end);
+        let head = String::from_utf8_lossy(head);
+        let mut words = head.lines().next().unwrap_or_default().split_ascii_whitespace();
+        let version = words.next().unwrap_or_default();
+        let status: Option<u16> =
+            words.next().and_then(|word| word.parse().ok()).filter(|_| version.starts_with("HTTP/1."));
+        match status {
+            Some(100..=199) => bytes = rest,
+            Some(status) => return Some(Answer { status, text: String::from_utf8_lossy(rest).into_owned() }),
+            // None of HTTP's: no success, whatever it is.
+            None => return Some(Answer { status: 0, text: String::from_utf8_lossy(bytes).into_owned() }),
+        }
     }
 }
 
@@ -276,11 +281,40 @@ mod tests {
         assert_eq!(authority(&Url::parse("https://esx.example/x").unwrap()), "esx.example");
     }
 
+    #[test]
+    fn interim_answers_take_no_stack() {
+        let mut bytes = b"HTTP/1.1 100\r\n\r\n".repeat(ANSWER_BYTES_MAX / 16);
+        bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
+        let read = std::thread::Builder::new().stack_size(64 << 10).spawn(move || head_of(&bytes));
+        assert_eq!(read.unwrap().join().unwrap(), Some(Answer { status: 200, text: String::new() }));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_an_answer_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = head_of(&bytes);
             let _ = head_of(&[b"HTTP/1.1 100 \r\n\r\n", &bytes[..], b"\r\n\r\n"].concat());
+        }
+
+        #[test]
+        fn a_status_is_told_whatever_surrounds_it(
+            interim in proptest::collection::vec(100..200u16, 0..4),
+            status in 200..600u16,
+            headers in "([A-Za-z]{1,6}: [ -~]{0,12}\r\n){0,3}",
+            body in proptest::collection::vec(any::<u8>(), 0..40),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = Vec::new();
+            for number in interim {
+                bytes.extend_from_slice(format!("HTTP/1.1 {number} So far\r\n{headers}\r\n").as_bytes());
+            }
+            bytes.extend_from_slice(format!("HTTP/1.0 {status}\r\n{headers}\r\n").as_bytes());
+            let head = bytes.len();
+            bytes.extend_from_slice(&body);
+            let expected = Answer { status, text: String::from_utf8_lossy(&body).into_owned() };
+            prop_assert_eq!(head_of(&bytes), Some(expected));
+            // A head that is not whole is none yet.
+            prop_assert_eq!(head_of(&bytes[..cut.index(head)]), None);
         }
     }
 }

@@ -212,6 +212,22 @@ mod tests {
         assert_eq!(found, expected);
     }
 
+    /// Files of `ds1` by their paths.
+    struct Tree(BTreeMap<String, String>);
+
+    impl Look for Tree {
+        fn read(&self, file: &StoreFile) -> Option<Vec<u8>> {
+            self.0.get(&file.path).map(|text| text.clone().into_bytes())
+        }
+        fn list(&self, directory: &StoreFile) -> Vec<String> {
+            let prefix = format!("{}/", directory.path);
+            self.0.keys().filter_map(|path| path.strip_prefix(&prefix)).map(str::to_owned).collect()
+        }
+        fn datastore(&self, _: &str) -> Option<String> {
+            None
+        }
+    }
+
     /// One text for every file.
     struct Same(Vec<u8>);
 
@@ -249,6 +265,29 @@ mod tests {
                 prop_assert!(plain && !file.path.is_empty(), "{file}");
             }
             prop_assert!(found.is_empty() || found.last() == Some(&vmx));
+        }
+
+        #[test]
+        fn what_nobody_names_is_nobodys(
+            named in prop::collection::btree_set("[a-f]{1,3}", 0..6),
+            there in prop::collection::btree_set("[a-f]{1,3}", 0..12),
+        ) {
+            // Disks beside the VMX, some of which it names; all have a descriptor and an extent.
+            let mut files = std::collections::BTreeMap::new();
+            let disks = named.iter().enumerate();
+            let text = disks.map(|(n, name)| format!("scsi0:{n}.fileName = \"{name}.vmdk\"\n"));
+            files.insert("web/web.vmx".to_owned(), "displayName = \"web\"\n".to_owned() + &text.collect::<String>());
+            for name in &there {
+                files.insert(format!("web/{name}.vmdk"), format!("# Disk DescriptorFile\nRW 8 VMFS \"{name}-flat.vmdk\"\n"));
+                files.insert(format!("web/{name}-flat.vmdk"), String::new());
+            }
+            let vmx = StoreFile { datastore: "ds1".into(), path: "web/web.vmx".into() };
+            let found: BTreeSet<_> = super::files(&vmx, &Tree(files)).into_iter().map(|file| file.path).collect();
+            let mut expected = BTreeSet::from(["web/web.vmx".to_owned()]);
+            for name in named.intersection(&there) {
+                expected.extend([format!("web/{name}.vmdk"), format!("web/{name}-flat.vmdk")]);
+            }
+            prop_assert_eq!(found, expected);
         }
     }
 
