@@ -10,6 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use importfs::datastore::nbd::{ClientOptions, NbdOptions};
@@ -39,26 +40,42 @@ fn invalid(what: &str) -> io::Error {
 /// An image file.
 struct Image {
     disk: Arc<dyn Disk>,
-    allocated: Vec<Range<u64>>,
+    file: File,
 }
 
-/// The image as a disk, and the ranges of it that its file system has data for.
+/// What is asked at a time of where the image has data: file systems that scan for the next hole would scan to the end.
+const GRAIN: u64 = 64 << 10;
+
+impl Image {
+    /// The ranges within `range` that its file system has data for, looked up by grain.
+    fn data(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+                Err(rustix::io::Errno::NXIO) => break,
+                other => other?,
+            };
+            if start >= range.end {
+                break;
+            }
+            at = ((start / GRAIN + 1) * GRAIN).min(range.end);
+            match found.last_mut() {
+                Some(last) if last.end == start => last.end = at,
+                _ => found.push(start..at),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The image as a disk.
 fn open(image: &str) -> io::Result<Image> {
     let path = Path::new(image);
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| invalid("no file name"))?;
     let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let mut allocated = Vec::new();
-    let mut position = 0;
-    while position < size {
-        let start = match rustix::fs::seek(&file, SeekFrom::Data(position)) {
-            Err(rustix::io::Errno::NXIO) => break,
-            other => other?,
-        };
-        position = rustix::fs::seek(&file, SeekFrom::Hole(start))?;
-        allocated.push(start..position);
-    }
     let spec = DiskSpec {
         directory: String::new(),
         extent: name.to_owned(),
@@ -67,7 +84,7 @@ fn open(image: &str) -> io::Result<Image> {
         provisioning: Provisioning::Thin,
     };
     let disk = DirectoryDatastore::open(directory)?.open_disk(&spec)?;
-    Ok(Image { disk: Arc::from(disk), allocated })
+    Ok(Image { disk: Arc::from(disk), file })
 }
 
 fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> {
@@ -78,7 +95,9 @@ fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> 
     if let Some(threads) = rest.get(1) {
         options.threads = threads.parse().map_err(|_| invalid("THREADS is a number"))?;
     }
-    let Image { disk, allocated } = open(image)?;
+    let image = open(image)?;
+    let allocated = image.data(0..image.disk.size())?;
+    let disk = image.disk;
     let description = Description {
         file: output.to_owned(),
         adapter: "lsilogic".to_owned(),
@@ -157,25 +176,26 @@ fn restore(image: &str, store: &dyn Datastore, extent: &str, load: Load) -> io::
 /// Writes an image through everything between a client and the driver: zero skipping, extent maps, ordering.
 fn write(image: &Image, made: Box<dyn Disk>, fresh_reads_zero: bool, load: Load) -> io::Result<()> {
     let Load { writers, piece } = load;
-    let Image { disk: source, allocated } = image;
+    let source = &image.disk;
     let disk = ImportDisk::new(made, disk::Options { fresh_reads_zero, ..disk::Options::default() });
     let failed = |error: disk::DiskError| io::Error::other(error.to_string());
     disk.set_size(source.size()).map_err(failed)?;
-    let pieces: Vec<Range<u64>> = allocated
-        .iter()
-        .flat_map(|range| range.clone().step_by(piece as usize).map(|at| at..(at + piece).min(range.end)))
-        .collect();
+    let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let writer = |number: u64| {
-            let (pieces, source, disk) = (&pieces, &source, &disk);
-            scope.spawn(move || -> io::Result<()> {
+        let writer = |_| {
+            scope.spawn(|| -> io::Result<()> {
                 let mut buffer = vec![0; piece as usize];
-                for piece in pieces.iter().skip(number as usize).step_by(writers as usize) {
-                    let part = &mut buffer[..(piece.end - piece.start) as usize];
-                    source.read_at(part, piece.start)?;
-                    disk.write_at(part, piece.start).map_err(|error| io::Error::other(error.to_string()))?;
+                loop {
+                    let start = next.fetch_add(piece, Ordering::Relaxed);
+                    if start >= source.size() {
+                        return Ok(());
+                    }
+                    for range in image.data(start..(start + piece).min(source.size()))? {
+                        let part = &mut buffer[..(range.end - range.start) as usize];
+                        source.read_at(part, range.start)?;
+                        disk.write_at(part, range.start).map_err(failed)?;
+                    }
                 }
-                Ok(())
             })
         };
         let writers: Vec<_> = (0..writers).map(writer).collect();

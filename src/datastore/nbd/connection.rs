@@ -20,6 +20,10 @@ const CONNECT_SECONDS: u64 = 10;
 /// Bytes read from the socket at a time: replies to writes are 16 bytes, and many come at once.
 const READ_BUFFER: usize = 64 * 1024;
 
+/// Bytes that a local server may be behind: with the little that sockets have by themselves, sender and server wake each other five times
+/// for each piece.
+const SEND_BUFFER: usize = 1024 * 1024;
+
 /// A socket of either kind.
 #[derive(Debug)]
 enum Socket {
@@ -31,7 +35,12 @@ impl Socket {
     fn connect(server: &Server) -> io::Result<Self> {
         let patience = Duration::from_secs(CONNECT_SECONDS);
         match server {
-            Server::Unix(path) => Ok(Self::Unix(UnixStream::connect(path)?)),
+            Server::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                // The kernel gives less where it allows less. TCP finds its own size.
+                rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
+                Ok(Self::Unix(stream))
+            }
             Server::Tcp(host, port) => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 for address in (host.as_str(), *port).to_socket_addrs()? {
