@@ -19,6 +19,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
 import lab  # noqa: E402
+import vlab  # noqa: E402
 
 MIB, GRAIN = 1 << 20, 64 << 10
 
@@ -145,7 +146,55 @@ def device(tool, image, name, work, runs):
     row(f"hotadd's device ({where}), {name}, dd oflag=direct conv=sparse", size, *sides)
 
 
-BENCHES = {"stream-optimized": stream_optimized, "nbd": nbd, "directory": directory, "device": device}
+def nfc(tool, image, name, work, runs):
+    """Over TLS to the lab's HTTPS server. A stream that is made already, beside curl; and the whole way from the image, beside qemu-img and
+    curl one after the other. The server does the same for both sides; its CPU is not counted."""
+    if not (shutil.which("go") and vlab.GOVMOMI.is_dir() and shutil.which("curl")):
+        print("left out: nfc (golang-go, golang-github-vmware-govmomi-dev, curl)")
+        return
+    size, made = os.path.getsize(image), work / "made.vmdk"
+    subprocess.run([tool, "stream-optimized", image, made, "1"], check=True)
+    sim = vlab.Vcsim(work / "sim", {"ds1": work / "sim" / "ds1"})
+    url, kept = sim.lease("bench"), sim.uploaded("bench")
+
+    def curl(file):
+        return ("curl", "-sS", "--fail", "--cacert", sim.ca, "-X", "POST", "-H", "Content-Type: application/x-vnd.vmware-streamVmdk",
+                "-H", "Expect:", "-T", file, url)
+
+    def both(ours, theirs, check):
+        sides = ([], [])
+        for _ in range(runs):
+            for side, commands in zip(sides, (ours, theirs)):
+                kept.unlink(missing_ok=True)
+                side.append(Run(*commands))
+                check(commands)
+        return sides
+
+    def same_file(commands):
+        if not filecmp.cmp(made, kept, shallow=False):
+            sys.exit(f"{commands}: what was uploaded differs")
+
+    def same_disk(commands):
+        if subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "vmdk", image, kept], capture_output=True).returncode:
+            sys.exit(f"{commands}: the uploaded disk differs")
+
+    try:
+        if name != "zeros":  # a stream of zeros is a few kilobytes
+            row(f"nfc, the same stream of {name}, curl -T", made.stat().st_size,
+                *both([(tool, "upload", made, url, sim.sha256)], [curl(made)], same_file))
+        for level in (1, 6):
+            theirs = work / "theirs.vmdk"
+            convert = ("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", image, theirs)
+            row(f"nfc level {level}, {name}, qemu-img convert and curl -T", size,
+                *both([(tool, "nfc", image, url, sim.sha256, level)], [convert, curl(theirs)], same_disk))
+    finally:
+        sim.process.terminate()
+        sim.process.wait()
+        for path in (made, work / "theirs.vmdk", kept):
+            path.unlink(missing_ok=True)
+
+
+BENCHES = {"stream-optimized": stream_optimized, "nfc": nfc, "nbd": nbd, "directory": directory, "device": device}
 
 
 def main():

@@ -1,6 +1,8 @@
 //! Drives one datastore driver from an image file: what `interop/check_drivers.py` judges and `benches/drivers.py` times.
 //!
 //!     drivers stream-optimized IMAGE OUT.vmdk [LEVEL [THREADS]]
+//!     drivers upload FILE URL THUMBPRINT        (a file, as nfc sends a disk)
+//!     drivers nfc IMAGE URL THUMBPRINT [LEVEL [THREADS]]      (made while it is sent)
 //!     drivers nbd IMAGE URI [CONNECTIONS [RETRY_SECONDS]]
 //!     drivers directory IMAGE OUT-flat.vmdk
 //!     drivers device IMAGE DEVICE               (hotadd's write path; the device reads as zeros and has the image's size)
@@ -19,6 +21,8 @@ use importfs::datastore::{
     Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning, block_device,
 };
 use importfs::disk::{self, Completion, ImportDisk};
+use importfs::vsphere::tls::{Thumbprint, Trust};
+use importfs::vsphere::upload::post;
 use rustix::fs::SeekFrom;
 
 fn main() -> io::Result<()> {
@@ -26,6 +30,10 @@ fn main() -> io::Result<()> {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match &arguments[..] {
         ["stream-optimized", image, output, options @ ..] => stream_optimized(image, output, options),
+        ["upload", file, url, thumbprint] => upload(&mut File::open(file)?, url, thumbprint),
+        ["nfc", image, url, thumbprint, options @ ..] => {
+            upload(&mut stream(image, "x", options)?, url, thumbprint)
+        }
         ["nbd", image, uri, options @ ..] => nbd(image, uri, options),
         ["directory", image, output] => directory(image, output),
         ["device", image, path] => device(image, path),
@@ -87,7 +95,16 @@ fn open(image: &str) -> io::Result<Image> {
     Ok(Image { disk: Arc::from(disk), file })
 }
 
-fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> {
+fn upload(source: &mut dyn io::Read, url: &str, thumbprint: &str) -> io::Result<()> {
+    let url = reqwest::Url::parse(url).map_err(io::Error::other)?;
+    let trust = Trust::Thumbprint(Thumbprint::parse(thumbprint).map_err(io::Error::other)?);
+    let tls = Arc::new(trust.client_config().map_err(io::Error::other)?);
+    let answer = post(&url, &tls, source, &|| Ok(())).map_err(io::Error::other)?;
+    let refused = || io::Error::other(format!("the server answered {}: {}", answer.status, answer.text));
+    if (200..300).contains(&answer.status) { Ok(()) } else { Err(refused()) }
+}
+
+fn stream(image: &str, output: &str, rest: &[&str]) -> io::Result<StreamOptimized> {
     let mut options = Options::default();
     if let Some(level) = rest.first() {
         options.level = level.parse().map_err(|_| invalid("LEVEL is a number"))?;
@@ -105,7 +122,11 @@ fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> 
         uuid: None,
         hardware_version: 13,
     };
-    let mut stream = StreamOptimized::new(&disk, &allocated, description, &options)?;
+    StreamOptimized::new(&disk, &allocated, description, &options)
+}
+
+fn stream_optimized(image: &str, output: &str, rest: &[&str]) -> io::Result<()> {
+    let mut stream = stream(image, output, rest)?;
     let mut file = File::create(output)?;
     // Pieces of the stream are a megabyte or so; io::copy's own buffer would cut them small.
     let mut buffer = vec![0; 1 << 20];

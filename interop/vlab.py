@@ -83,6 +83,15 @@ class Vcsim:
         """Gives a registered virtual machine a disk of its VMX, which the simulator does not read."""
         self._post("/disk", {"VM": vm, "File": file})
 
+    def lease(self, name):
+        """Opens a lease without a machine; the address that disks can be uploaded to."""
+        self._post("/lease", {"ID": name})
+        return f"{self.url.split('/sdk')[0].rstrip('/')}/nfc/{name}/disk-0.vmdk"
+
+    def uploaded(self, name):
+        """Where the lab keeps what was uploaded to such a lease."""
+        return self.where / f"{name}-disk-0.vmdk"
+
     def expire(self):
         """Ends every session, as a restart of the server does."""
         self._post("/expire")

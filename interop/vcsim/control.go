@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
@@ -95,6 +96,15 @@ func (l *lab) control() http.Handler {
 		defer l.lock.Unlock()
 		l.rules, l.order, l.uploads, l.calls = nil, nil, nil, map[string]int{}
 		l.leases = map[string]*lease{}
+	})
+	// A lease without a machine, for as long as the lab runs: a place to upload to.
+	mux.HandleFunc("/lease", func(w http.ResponseWriter, r *http.Request) {
+		var made struct{ ID string }
+		if read(w, r, &made) {
+			l.lock.Lock()
+			defer l.lock.Unlock()
+			l.leases[made.ID] = &lease{last: time.Now().Add(24 * time.Hour)}
+		}
 	})
 	mux.HandleFunc("/expire", func(w http.ResponseWriter, r *http.Request) {
 		l.lock.Lock()

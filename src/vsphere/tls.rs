@@ -82,7 +82,7 @@ impl Trust {
     }
 
     /// The TLS side of a connection.
-    pub(super) fn client_config(&self) -> Result<ClientConfig, Error> {
+    pub fn client_config(&self) -> Result<ClientConfig, Error> {
         let crypto = Arc::new(provider::default_provider());
         let builder =
             ClientConfig::builder_with_provider(Arc::clone(&crypto)).with_safe_default_protocol_versions()?;

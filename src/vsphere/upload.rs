@@ -32,8 +32,8 @@ pub struct Answer {
 }
 
 /// Sends `source` and waits for the answer. `goes_on` is asked every now and then, whatever the server does; its error ends the
-/// upload.
-pub(super) fn post(
+/// upload. Errors are those of the connection; what the server says is the answer, also where it refuses.
+pub fn post(
     url: &Url,
     tls: &Arc<ClientConfig>,
     source: &mut dyn Read,
@@ -48,7 +48,7 @@ pub(super) fn post(
          User-Agent: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
         concat!("importfs/", env!("CARGO_PKG_VERSION"))
     );
-    line.send(head.as_bytes())?;
+    line.send(&[head.as_bytes()])?;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         // An early answer ends it, and so does a connection that broke after one.
@@ -59,10 +59,7 @@ pub(super) fn post(
                 return Err(goes_on().err().unwrap_or_else(|| VsphereError::Told(error.to_string())));
             }
         };
-        let sent = line
-            .send(format!("{filled:x}\r\n").as_bytes())
-            .and_then(|()| line.send(&chunk[..filled]))
-            .and_then(|()| line.send(b"\r\n"));
+        let sent = line.send(&[format!("{filled:x}\r\n").as_bytes(), &chunk[..filled], b"\r\n"]);
         if let Err(error) = sent {
             return line.early().ok_or(error);
         }
@@ -117,8 +114,11 @@ impl<'a> Line<'a> {
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
                 Ok(socket) => {
+                    // Nothing small is sent that more could follow: the last chunk must not wait for the one before it to be
+                    // acknowledged.
                     let prepared = socket
-                        .set_read_timeout(Some(LOOK_INTERVAL))
+                        .set_nodelay(true)
+                        .and_then(|()| socket.set_read_timeout(Some(LOOK_INTERVAL)))
                         .and_then(|()| socket.set_write_timeout(Some(LOOK_INTERVAL)));
                     prepared.map_err(|error| unreachable(error.to_string()))?;
                     let tls = ClientConnection::new(Arc::clone(tls), name);
@@ -157,9 +157,11 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// Sends all of it.
-    fn send(&mut self, bytes: &[u8]) -> Result<(), VsphereError> {
-        self.tls.writer().write_all(bytes).map_err(|error| self.lost(&error))?;
+    /// Sends all of it, one behind the other.
+    fn send(&mut self, parts: &[&[u8]]) -> Result<(), VsphereError> {
+        for part in parts {
+            self.tls.writer().write_all(part).map_err(|error| self.lost(&error))?;
+        }
         self.write_out()
     }
 
