@@ -18,7 +18,7 @@ use std::time::Duration;
 use importfs::datastore::nbd::{ClientOptions, NbdOptions};
 use importfs::datastore::stream_optimized::{Description, Options, StreamOptimized};
 use importfs::datastore::{
-    Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning, block_device,
+    Adapter, Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning, block_device,
 };
 use importfs::disk::{self, Completion, ImportDisk};
 use importfs::vsphere::tls::{Thumbprint, Trust};
@@ -90,6 +90,7 @@ fn open(image: &str) -> io::Result<Image> {
         descriptor: String::new(),
         size,
         provisioning: Provisioning::Thin,
+        adapter: Adapter::default(),
     };
     let disk = DirectoryDatastore::open(directory)?.open_disk(&spec)?;
     Ok(Image { disk: Arc::from(disk), file })
@@ -188,6 +189,7 @@ fn restore(image: &str, store: &dyn Datastore, extent: &str, load: Load) -> io::
         descriptor: String::new(),
         size: image.disk.size(),
         provisioning: Provisioning::Thin,
+        adapter: Adapter::default(),
     };
     let made = store.create_disk(&spec)?;
     let fresh_reads_zero = store.capabilities().fresh_reads_zero || made.fresh_reads_zero();

@@ -206,6 +206,32 @@ def requests(l):
               f"made persistent, of its size, thick {asked[-900:] if 'create' not in asked else ''}")
 
 
+def adapters(l):
+    """A descriptor that comes before its extent says which adapter the hypervisor's own is for; one that comes later is told."""
+    text = f'# Disk DescriptorFile\nversion=1\ncreateType="vmfs"\nRW {SIZE // 512} VMFS "NAME-flat.vmdk"\nddb.adapterType = "ide"\n'
+    for name, first in (("before", True), ("after", False)):
+        (l.source / f"{name}.vmdk").write_text(text.replace("NAME", name))
+        session = l.begin(name)
+        puts = [f"put {name}.vmdk", f"put disk.img {name}-flat.vmdk"]
+        said = session.do(f"cd {name}; " + "; ".join(puts if first else reversed(puts))).stdout
+        lab.check("NT_STATUS" not in said, f"adapters: {name} {said[-200:] if 'NT_' in said else ''}")
+        made, log = (l.store / name / f"{name}.vmdk").read_text(), session.read("import.log")
+        lab.check(('ddb.adapterType = "ide"' in made) == first, f"adapters: {name}, the hypervisor's descriptor is for {made[-40:]!r}")
+        lab.check(("its adapter is another" in log) != first, f"adapters: {name}, import.log says it where it is not what was asked for")
+        l.finish(session)
+    # Refused: nothing is left, and a second try succeeds.
+    (l.source / "refused.vmdk").write_text(text.replace("NAME", "refused"))
+    session = l.begin("refused")
+    session.do("cd refused; put refused.vmdk")
+    l.sim.rule("ReconfigVM_Task", "fault", Fault="NoPermission", Fields={"privilegeId": "VirtualMachine.Config.AddExistingDisk"})
+    put = session.extent()
+    lab.check("NT_STATUS" in put.stdout and not (l.store / "refused" / "refused.vmdk").exists(), "adapters: a disk that can't be attached is removed again")
+    l.clean("adapters, refused")
+    put = session.extent()
+    lab.check("NT_STATUS" not in put.stdout and '"ide"' in (l.store / "refused" / "refused.vmdk").read_text(), f"adapters: the second try {put.stdout[-200:]!r}")
+    l.finish(session)
+
+
 def differential(l):
     """A differential after the extent was closed: the disk is attached again, merged into, detached."""
     session = l.begin("late")
@@ -401,7 +427,7 @@ def preflight(l):
 def main():
     lab.need("smbclient")
     l = Lab(lab.workdir("hotadd"))
-    for part in (whole, together, requests, differential, failures, detaching, killed, snapshot, preflight):
+    for part in (whole, together, requests, adapters, differential, failures, detaching, killed, snapshot, preflight):
         l.sim.reset()
         print(f"--- {part.__name__}", flush=True)
         part(l)

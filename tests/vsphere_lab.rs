@@ -12,7 +12,7 @@ use std::time::Duration;
 use importfs::datastore::nfc::{Nfc, NfcOptions};
 use importfs::datastore::sink::{CompleteDisk, Course, Machine, Sink, Told};
 use importfs::datastore::stream_optimized::Options;
-use importfs::datastore::{Disk, DiskSpec, Provisioning};
+use importfs::datastore::{Adapter, Disk, DiskSpec, Provisioning};
 use importfs::inventory::Place;
 use importfs::vsphere::files::Files;
 use importfs::vsphere::inventory::Store;
@@ -86,6 +86,7 @@ fn machine(name: &str) -> (Machine, Vec<Vec<u8>>) {
             descriptor: format!("{name}_{number}.vmdk"),
             size: SIZE,
             provisioning: if number == 0 { Provisioning::Thin } else { Provisioning::Thick },
+            adapter: Adapter::default(),
         },
         descriptor: format!("{name}_{number}.vmdk"),
         description: "ddb.adapterType = \"lsilogic\"\n".into(),

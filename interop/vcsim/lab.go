@@ -79,6 +79,7 @@ var (
 	methodPattern = regexp.MustCompile(`<(?:\w+:)?Body[^>]*><(?:\w+:)?(\w+)`)
 	pathPattern   = regexp.MustCompile(`<path>\[([^\]]*)\] ([^<]*)</path>`)
 	pathsPattern  = regexp.MustCompile(`<name>\[([^\]]*)\] ([^<]*)</name>`)
+	specPattern   = regexp.MustCompile(`<adapterType>([^<]*)</adapterType><capacityKb>(\d+)<`)
 	namePattern   = regexp.MustCompile(`<name>([^<]*)</name>`)
 	leasePattern  = regexp.MustCompile(`type="HttpNfcLease">([^<]+)<`)
 	taskPattern   = regexp.MustCompile(`type="Task"[^>]*>([^<]+)<`)
@@ -300,10 +301,30 @@ func (l *lab) pass(method string, r *http.Request, body []byte) *httptest.Respon
 	if method == "CreateSnapshot_Task" {
 		l.snapshotMade(body)
 	}
+	if method == "CreateVirtualDisk_Task" {
+		l.diskMade(body)
+	}
 	if method == "ReconfigVM_Task" && l.guest != nil {
 		l.guest.changed()
 	}
 	return answer
+}
+
+// diskMade gives a disk that was made alone its size and its descriptor, which the simulator leaves empty.
+func (l *lab) diskMade(body []byte) {
+	path, spec := pathsPattern.FindSubmatch(body), specPattern.FindSubmatch(body)
+	if path == nil || spec == nil {
+		return
+	}
+	descriptor := filepath.Join(l.stores[html.UnescapeString(string(path[1]))], html.UnescapeString(string(path[2])))
+	flat := strings.TrimSuffix(descriptor, ".vmdk") + "-flat.vmdk"
+	if info, err := os.Stat(flat); err != nil || info.Size() > 0 {
+		return // refused, or somebody else's
+	}
+	kib, _ := strconv.ParseInt(string(spec[2]), 10, 64)
+	must(os.Truncate(flat, kib<<10))
+	text := "# Disk DescriptorFile\ncreateType=\"vmfs\"\nRW %d VMFS \"%s\"\nddb.adapterType = \"%s\"\n"
+	must(os.WriteFile(descriptor, []byte(fmt.Sprintf(text, kib*2, filepath.Base(flat), strings.ToLower(string(spec[1])))), 0o600))
 }
 
 // note follows sessions and leases.

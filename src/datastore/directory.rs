@@ -248,12 +248,20 @@ impl Datastore for DirectoryDatastore {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::datastore::Adapter;
 
     const MIB: u64 = 1024 * 1024;
 
     fn spec(provisioning: Provisioning) -> DiskSpec {
         let (extent, descriptor) = ("x-flat.vmdk".into(), "x.vmdk".into());
-        DiskSpec { directory: "vm".into(), extent, descriptor, size: 8 * MIB, provisioning }
+        DiskSpec {
+            directory: "vm".into(),
+            extent,
+            descriptor,
+            size: 8 * MIB,
+            provisioning,
+            adapter: Adapter::default(),
+        }
     }
 
     fn datastore() -> (tempfile::TempDir, DirectoryDatastore) {

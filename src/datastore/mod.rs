@@ -37,6 +37,18 @@ pub enum Provisioning {
     Thick,
 }
 
+/// The controller that a disk's descriptor says it is for. What is on one bus has the same name in descriptors, whatever its make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Adapter {
+    /// SCSI, SATA, NVMe: what descriptors have where nothing is known.
+    #[default]
+    Lsilogic,
+    /// The old SCSI controller.
+    Buslogic,
+    /// IDE.
+    Ide,
+}
+
 /// What a driver can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
@@ -80,6 +92,8 @@ pub struct DiskSpec {
     pub size: u64,
     /// Thin or thick.
     pub provisioning: Provisioning,
+    /// For drivers that make descriptors ([`Capabilities::makes_descriptor`]).
+    pub adapter: Adapter,
 }
 
 impl DiskSpec {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
+use super::{Adapter, Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
 
 /// The folder in a session's directory.
 const FOLDER: &str = "stage";
@@ -104,7 +104,14 @@ fn spec(session: &Path, number: usize, size: u64) -> io::Result<DiskSpec> {
     let own = session.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
     let extent = format!("disk-{number}");
     let (directory, descriptor) = (format!("{own}/{FOLDER}"), format!("{extent}.vmdk"));
-    Ok(DiskSpec { directory, extent, descriptor, size, provisioning: Provisioning::Thin })
+    Ok(DiskSpec {
+        directory,
+        extent,
+        descriptor,
+        size,
+        provisioning: Provisioning::Thin,
+        adapter: Adapter::default(),
+    })
 }
 
 /// Bytes that a session's staged disks take now.

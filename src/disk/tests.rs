@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::datastore::filter::{Fault, FaultPlan, Injector};
 use crate::datastore::memory::MemoryDisk;
-use crate::datastore::{Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
+use crate::datastore::{Adapter, Datastore, DirectoryDatastore, Disk, DiskSpec, Provisioning};
 use crate::journal::{DiskJournal, Journal, Record, fold};
 
 const KIB: u64 = 1024;
@@ -237,6 +237,7 @@ fn a_restart_finds_what_was_flushed_in_journal_and_directory() {
         descriptor: "x.vmdk".into(),
         size: 2 * MIB,
         provisioning: Provisioning::Thin,
+        adapter: Adapter::default(),
     };
     let (journal, _) = Journal::open(&path).unwrap();
     let journal = Arc::new(journal);

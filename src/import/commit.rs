@@ -324,7 +324,20 @@ impl Session {
         if !faults.is_empty() {
             return Err(refused(faults.join("; ")));
         }
+        let before = slot.descriptor.as_ref().map(Descriptor::bus).unwrap_or_default();
+        let made = (slot.disk.is_some() && !slot.existing && before != parsed.bus())
+            .then(|| slot.plan.place.datastore.clone());
         slot.descriptor = Some(parsed);
+        if let Some(datastore) = made {
+            let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &datastore)?;
+            if store.capabilities().makes_descriptor {
+                let note = format!(
+                    "{path}: its adapter is another than that of the descriptor that the hypervisor made before this came; a disk whose \
+                     descriptor is copied before its extent gets it"
+                );
+                self.log.line(&Event::Note(&note).to_string());
+            }
+        }
         if slot.missing().is_none() { self.put_descriptor(inner, number) } else { Ok(()) }
     }
 

@@ -5,11 +5,12 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::error::ImportError;
+use super::formats::descriptor::Descriptor;
 use super::formats::names::Kind;
 use super::plan::DiskPlan;
 use super::session::{Inner, Session, fold_name};
 use super::state::{Stage, State};
-use crate::datastore::{Datastore, Disk};
+use crate::datastore::{Adapter, Datastore, Disk, DiskSpec};
 use crate::disk::ImportDisk;
 use crate::journal::{LedgerKey, ObjectKind, Record};
 
@@ -21,6 +22,14 @@ struct Making {
     key: LedgerKey,
     /// Extent and disk, for errors.
     shown: String,
+    /// By its descriptor, where that came first.
+    adapter: Adapter,
+}
+
+impl Making {
+    fn make(&self) -> io::Result<Box<dyn Disk>> {
+        self.store.create_disk(&DiskSpec { adapter: self.adapter, ..self.plan.spec() })
+    }
 }
 
 /// The disks of a session that are being made without its lock: each by one caller at a time, several at once, so that a hypervisor
@@ -76,7 +85,7 @@ impl Session {
             }
             self.begin_making(&mut inner, &making)?;
         }
-        let made = making.store.create_disk(&making.plan.spec());
+        let made = making.make();
         let mut inner = self.lock();
         if self.is_wanted(&inner, &making)? {
             return self.finish_making(&mut inner, &making, made);
@@ -111,7 +120,7 @@ impl Session {
         }
         let Some(making) = self.to_make(inner, number)? else { return Ok(()) };
         self.begin_making(inner, &making)?;
-        let made = making.store.create_disk(&making.plan.spec());
+        let made = making.make();
         self.finish_making(inner, &making, made)
     }
 
@@ -121,6 +130,7 @@ impl Session {
         let slot = receiving.disks.get(number).filter(|slot| slot.disk.is_none() && !slot.existing);
         let Some(slot) = slot else { return Ok(None) };
         let plan = slot.plan.clone();
+        let adapter = slot.descriptor.as_ref().map(Descriptor::bus).unwrap_or_default();
         let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &plan.place.datastore)?;
         if !store.capabilities().random_write {
             return Ok(None);
@@ -128,7 +138,7 @@ impl Session {
         let path = store.disk_path(&plan.spec());
         let shown = format!("{} => [{}] {path}", self.display(&plan.extent), plan.place.datastore);
         let key = receiving.plan.key(&plan.place.datastore, &path);
-        Ok(Some(Making { number, plan, store, key, shown }))
+        Ok(Some(Making { number, plan, store, key, shown, adapter }))
     }
 
     /// Whether a disk is still to be made, and as it was to be.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::formats::cfg::{self, Cfg, OnConflict};
 use super::formats::vmcfg;
-use crate::datastore::{DiskSpec, Provisioning};
+use crate::datastore::{Adapter, DiskSpec, Provisioning};
 use crate::inventory::StoreFile;
 use crate::journal::LedgerKey;
 
@@ -92,6 +92,7 @@ impl DiskPlan {
             descriptor: self.target_name.clone(),
             size: self.size,
             provisioning: if self.thin { Provisioning::Thin } else { Provisioning::Thick },
+            adapter: Adapter::default(),
         }
     }
 }

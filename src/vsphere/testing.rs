@@ -26,7 +26,7 @@ struct Inner {
 pub(crate) struct Script(Arc<Mutex<Inner>>);
 
 const CONTENT: &str = "<returnval><rootFolder type=\"Folder\">root</rootFolder>\
-    <propertyCollector type=\"PropertyCollector\">pc</propertyCollector><viewManager type=\"ViewManager\">vm</viewManager>\
+    <propertyCollector type=\"PropertyCollector\">pc</propertyCollector><virtualDiskManager type=\"VirtualDiskManager\">dm</virtualDiskManager><viewManager type=\"ViewManager\">vm</viewManager>\
     <about><fullName>VMware vCenter Server 6.5.0 build-1</fullName><apiType>VirtualCenter</apiType></about>\
     <sessionManager type=\"SessionManager\">sm</sessionManager><authorizationManager type=\"AuthorizationManager\">am</authorizationManager>\
     <searchIndex type=\"SearchIndex\">si</searchIndex></returnval>";

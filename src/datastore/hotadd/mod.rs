@@ -21,7 +21,7 @@ pub mod ledger;
 use appliance::{Appliance, Attachment, digits, io_error};
 
 use super::block_device;
-use super::{Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined};
+use super::{Adapter, Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined};
 use crate::vsphere::VsphereError;
 use crate::vsphere::appliance::NewDisk;
 use crate::vsphere::files::Files;
@@ -94,6 +94,17 @@ impl HotaddDatastore {
 /// Refuses a path that could lead elsewhere: the hypervisor would resolve `..` itself.
 fn checked(path: &str) -> io::Result<()> {
     confined::components(path).map(|_| ())
+}
+
+/// A disk that is made as it is attached is one of an LSI Logic controller; the name of another, where a disk of one can be made: the manager of
+/// virtual disks counts in KiB.
+fn adapter(spec: &DiskSpec) -> Option<&'static str> {
+    match spec.adapter {
+        _ if !spec.size.is_multiple_of(1024) => None,
+        Adapter::Lsilogic => None,
+        Adapter::Buslogic => Some("busLogic"),
+        Adapter::Ide => Some("ide"),
+    }
 }
 
 impl Datastore for HotaddDatastore {
@@ -175,7 +186,23 @@ impl Datastore for HotaddDatastore {
         }
         let thin = spec.provisioning == Provisioning::Thin;
         let new = NewDisk { size: spec.size, thin, eager: self.options.eager };
-        let attachment = self.appliance.attach(&self.name, &path, Some(&new)).map_err(io_error)?;
+        let attachment = match adapter(spec) {
+            None => self.appliance.attach(&self.name, &path, Some(&new)),
+            Some(kind) => {
+                let file = Store::path(&self.name, &path);
+                let machine = self.appliance.machine().map_err(io_error)?;
+                self.appliance
+                    .client()
+                    .create_disk(&machine.datacenter, &file, &new, kind)
+                    .map_err(io_error)?;
+                self.appliance.attach(&self.name, &path, None).inspect_err(|_| {
+                    if let Err(why) = self.remove_disk(&path) {
+                        tracing::error!("{file}: it is left on the datastore: {why}");
+                    }
+                })
+            }
+        };
+        let attachment = attachment.map_err(io_error)?;
         let disk = self.disk(spec, Some(attachment));
         if let Err(error) = disk.with(|_| Ok(())) {
             // Ours alone, and no use to anybody.

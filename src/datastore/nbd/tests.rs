@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::wire::{self, Command, Content, Expected};
 use super::{ClientOptions, NbdDatastore, NbdOptions};
-use crate::datastore::{Datastore, DirectoryDatastore, DiskSpec, Provisioning};
+use crate::datastore::{Adapter, Datastore, DirectoryDatastore, DiskSpec, Provisioning};
 
 const MIB: usize = 1024 * 1024;
 
@@ -207,6 +207,7 @@ fn lab(port: u16, size: usize, retry: Duration) -> Lab {
         descriptor: "x.vmdk".into(),
         size: size as u64,
         provisioning: Provisioning::Thin,
+        adapter: Adapter::default(),
     };
     Lab { _directory: directory, store: NbdDatastore::new("ds", options, files).unwrap(), spec }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use super::cfg::Vmdk;
 use super::vmx::basename;
-use crate::datastore::Provisioning;
+use crate::datastore::{Adapter, Provisioning};
 
 /// Longest descriptor: real ones stay below 2 KiB; embedded ones are given 10 KiB by their format.
 pub const DESCRIPTOR_BYTES_MAX: usize = 64 << 10;
@@ -30,6 +30,18 @@ pub struct Geometry {
     pub heads: u32,
     /// Sectors a track, at most 63.
     pub sectors: u32,
+}
+
+impl Descriptor {
+    /// What its adapter means to whoever makes a descriptor anew.
+    #[must_use]
+    pub fn bus(&self) -> Adapter {
+        match self.adapter.as_deref() {
+            Some(adapter) if adapter.eq_ignore_ascii_case("ide") => Adapter::Ide,
+            Some(adapter) if adapter.eq_ignore_ascii_case("buslogic") => Adapter::Buslogic,
+            _ => Adapter::Lsilogic,
+        }
+    }
 }
 
 impl Geometry {
