@@ -26,15 +26,7 @@ class Server(lab.Importfs):
 
 
 def config(sim, plain, appliance=""):
-    return f"""
-[[hypervisor]]
-name = "vc"
-kind = "vsphere"
-url = "{sim.url}"
-username = "{vlab.USER}"
-password-file = "{sim.password}"
-thumbprint = "{sim.sha256}"
-{appliance}
+    return vlab.hypervisor(sim) + f"""{appliance}
 [[hypervisor.datastore]]
 name = "ds1"
 writer = "hotadd"

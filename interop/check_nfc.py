@@ -23,14 +23,7 @@ class Server(lab.Importfs):
     """importfs with one vSphere hypervisor, `vc`, whose datastore ds1 is not mounted here."""
 
     def __init__(self, where, sim, more="", smb=""):
-        super().__init__(where, smb=smb, extra=f"""
-[[hypervisor]]
-name = "vc"
-kind = "vsphere"
-url = "{sim.url}"
-username = "{vlab.USER}"
-password-file = "{sim.password}"
-thumbprint = "{sim.sha256}"
+        super().__init__(where, smb=smb, extra=vlab.hypervisor(sim) + f"""
 [[hypervisor.datastore]]
 name = "ds1"
 [hypervisor.datastore.nfc]

@@ -20,14 +20,7 @@ class Server(lab.Importfs):
     """importfs with one vSphere hypervisor, `vc`, whose datastore ds1 is mounted here."""
 
     def __init__(self, where, sim, store, trust, retry=30):
-        self.extra = f"""
-[[hypervisor]]
-name = "vc"
-kind = "vsphere"
-url = "{sim.url}"
-username = "{vlab.USER}"
-password-file = "{sim.password}"
-{trust}
+        self.extra = vlab.hypervisor(sim, trust) + f"""
 [[hypervisor.datastore]]
 name = "ds1"
 path = "{store}"

@@ -35,6 +35,19 @@ def build():
     return out
 
 
+def hypervisor(sim, trust=None):
+    """The head of the hypervisor `vc` in a configuration, and its account; datastores follow."""
+    return f"""
+[[hypervisor]]
+name = "vc"
+kind = "vsphere"
+url = "{sim.url}"
+username = "{USER}"
+password-file = "{sim.password}"
+{trust or f'thumbprint = "{sim.sha256}"'}
+"""
+
+
 class Vcsim:
     """One vCenter, or with esx=True one ESXi host; datastores are directories: {name: path}."""
 

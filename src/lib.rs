@@ -7,6 +7,7 @@
 //! - [`smb`]: the server, on the protocol crate and the [`smb::share`] traits
 //! - [`import`]: import sessions; on [`disk`], [`pancbt`], [`journal`]
 //! - [`datastore`]: drivers and filters; [`inventory`]: a hypervisor's inventory as a trait, [`vsphere`]: behind it
+//! - [`turns`]: large writes of one file, one at a time; for those who write files
 
 pub mod admin;
 pub mod cli;
@@ -19,5 +20,6 @@ pub mod journal;
 pub mod pancbt;
 pub mod share;
 pub mod smb;
+pub mod turns;
 pub mod users;
 pub mod vsphere;

@@ -3,6 +3,8 @@
 //! Knows nothing of SMB, sessions or CFG files. Calls block. A driver declares what it can in [`Capabilities`]; the
 //! engine never asks it for more.
 
+#[cfg(test)]
+pub(crate) mod altered;
 pub mod block_device;
 pub mod confined;
 pub mod directory;

@@ -133,6 +133,10 @@ impl Disk for Watched<dyn Disk> {
         self.0.look("a flush");
         self.1.flush()
     }
+    fn release(&self) -> io::Result<()> {
+        self.0.look("a disk is given back");
+        self.1.release()
+    }
     fn allocated(&self) -> io::Result<u64> {
         self.1.allocated()
     }

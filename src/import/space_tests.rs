@@ -2,50 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io;
 use std::sync::Arc;
 
 use super::tests::{VMX, cfg, data, memory_dir, put};
 use super::*;
-use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
+use crate::datastore::altered::Altered;
+use crate::datastore::{DirectoryDatastore, Space};
 
 const MIB: u64 = 1 << 20;
-
-/// A datastore that has so many bytes left.
-struct Roomy(DirectoryDatastore, u64);
-
-impl Datastore for Roomy {
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
-    }
-    fn space(&self) -> io::Result<Space> {
-        Ok(Space { total: self.1 * 2, available: self.1 })
-    }
-    fn exists(&self, path: &str) -> io::Result<bool> {
-        self.0.exists(path)
-    }
-    fn create_directory(&self, path: &str) -> io::Result<()> {
-        self.0.create_directory(path)
-    }
-    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        self.0.create_disk(spec)
-    }
-    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        self.0.open_disk(spec)
-    }
-    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
-        self.0.put_file(path, contents)
-    }
-    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        self.0.get_file(path, limit)
-    }
-    fn remove_file(&self, path: &str) -> io::Result<()> {
-        self.0.remove_file(path)
-    }
-    fn remove_directory(&self, path: &str) -> io::Result<()> {
-        self.0.remove_directory(path)
-    }
-}
 
 #[test]
 fn the_room_is_that_of_the_fullest_datastore_in_use() {
@@ -53,7 +17,9 @@ fn the_room_is_that_of_the_fullest_datastore_in_use() {
     let store = |name: &str, uuid: Option<&str>, bytes: u64| {
         let path = root.path().join(name);
         std::fs::create_dir(&path).unwrap();
-        let store = Arc::new(Roomy(DirectoryDatastore::open(&path).unwrap(), bytes));
+        let space = Some(Space { total: bytes * 2, available: bytes });
+        let directory = Altered::of(DirectoryDatastore::open(&path).unwrap());
+        let store = Arc::new(Altered { space, ..directory });
         DatastoreEntry { name: name.into(), uuid: uuid.map(str::to_owned), store, written: None }
     };
     let datastores = vec![

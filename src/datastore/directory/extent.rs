@@ -16,10 +16,7 @@ use super::super::confined;
 use super::super::on_demand::OnDemand;
 use super::super::{Disk, DiskSpec, Provisioning};
 use super::Tree;
-
-/// Writes of this many bytes and more take turns: the kernel writes one at a time into a file's pages, and has the others wait for it
-/// with a busy processor.
-const TURN_MIN: usize = 1 << 20;
+use crate::turns::Turns;
 
 /// Zeros written at a time where the file system can neither punch nor zero a range.
 const ZEROS: &[u8] = &[0; 256 * 1024];
@@ -97,8 +94,7 @@ pub(super) struct Extent {
     size: u64,
     provisioning: Provisioning,
     file: OnDemand<File>,
-    /// Held by writes of [`TURN_MIN`] and more.
-    turn: Mutex<()>,
+    turns: Turns,
 }
 
 impl Extent {
@@ -116,7 +112,7 @@ impl Extent {
             size: spec.size,
             provisioning: spec.provisioning,
             file: OnDemand::new(Some(file)),
-            turn: Mutex::new(()),
+            turns: Turns::default(),
         })
     }
 
@@ -164,8 +160,7 @@ impl Disk for Extent {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.check(offset, data.len() as u64)?;
         self.with(|file| {
-            let large = data.len() >= TURN_MIN;
-            let _turn = large.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+            let _turn = self.turns.wait(data.len());
             file.write_all_at(data, offset)
         })
     }

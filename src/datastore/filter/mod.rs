@@ -2,7 +2,6 @@
 //!
 //! - [`aligned`]: any range over a driver that takes whole blocks
 //! - [`meter`]: counts and times what goes through
-//! - [`keep_alive`]: keeps a remote end alive while a client pauses
 //! - [`fault`]: makes operations fail, the same ones for the same seed
 
 use std::io;
@@ -15,12 +14,10 @@ use super::{Capabilities, Datastore, Disk, DiskSpec, Space};
 
 pub mod aligned;
 pub mod fault;
-pub mod keep_alive;
 pub mod meter;
 
 pub use aligned::Aligned;
 pub use fault::{Fault, FaultDatastore, FaultPlan, Injector};
-pub use keep_alive::KeepAlive;
 pub use meter::{Counts, Meter};
 
 /// Puts a filter around a disk.

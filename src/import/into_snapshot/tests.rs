@@ -1,53 +1,17 @@
 //! Restores into a snapshot, against an inventory of values and a directory whose driver says that it takes the disks of others.
 #![allow(clippy::unwrap_used)]
 
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
+use crate::datastore::altered::Altered;
+use crate::datastore::{Capabilities, Datastore, DirectoryDatastore};
 use crate::import::fake::{Fake, machine};
 use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
 use crate::import::{Engine, EngineSettings, How, ImportError, Session};
 use crate::inventory::{Inventory, Machine, MachineDisk, StoreFile};
 
 const SIZE: usize = 1 << 18;
-
-/// A directory, whose disks may be others'.
-struct Existing(DirectoryDatastore);
-
-impl Datastore for Existing {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { existing_disks: true, makes_descriptor: true, ..self.0.capabilities() }
-    }
-    fn space(&self) -> io::Result<Space> {
-        self.0.space()
-    }
-    fn exists(&self, path: &str) -> io::Result<bool> {
-        self.0.exists(path)
-    }
-    fn create_directory(&self, path: &str) -> io::Result<()> {
-        self.0.create_directory(path)
-    }
-    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        self.0.create_disk(spec)
-    }
-    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        self.0.open_disk(spec)
-    }
-    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
-        self.0.put_file(path, contents)
-    }
-    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        self.0.get_file(path, limit)
-    }
-    fn remove_file(&self, path: &str) -> io::Result<()> {
-        self.0.remove_file(path)
-    }
-    fn remove_directory(&self, path: &str) -> io::Result<()> {
-        self.0.remove_directory(path)
-    }
-}
 
 /// A virtual machine `web` with one disk full of 0xEE, and the same behind its first snapshot.
 fn site(root: &Path) -> Arc<Fake> {
@@ -67,8 +31,10 @@ fn site(root: &Path) -> Arc<Fake> {
 }
 
 fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
-    let directory = DirectoryDatastore::open(&root.join("ds1")).unwrap();
-    engine_on(root, fake, Arc::new(Existing(directory)))
+    let directory = Altered::of(DirectoryDatastore::open(&root.join("ds1")).unwrap());
+    // Its disks may be others'.
+    let capabilities = |all| Capabilities { existing_disks: true, makes_descriptor: true, ..all };
+    engine_on(root, fake, Arc::new(Altered { capabilities, ..directory }))
 }
 
 fn engine_on(root: &Path, fake: &Arc<Fake>, store: Arc<dyn Datastore>) -> Engine {

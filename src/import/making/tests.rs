@@ -1,59 +1,17 @@
 //! A driver that takes its time, and what goes on meanwhile.
 #![allow(clippy::unwrap_used)]
 
-use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
+use crate::datastore::altered::Altered;
+use crate::datastore::{Capabilities, DirectoryDatastore, DiskSpec};
 use crate::import::tests::engine_on;
 use crate::import::{Engine, How, Session};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A directory that tells when it is asked for a disk, and makes it when it is told to.
-struct Slow {
-    directory: DirectoryDatastore,
-    asked: Sender<String>,
-    go: Mutex<Receiver<()>>,
-}
-
-impl Datastore for Slow {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { makes_descriptor: true, ..self.directory.capabilities() }
-    }
-    fn space(&self) -> io::Result<Space> {
-        self.directory.space()
-    }
-    fn exists(&self, path: &str) -> io::Result<bool> {
-        self.directory.exists(path)
-    }
-    fn create_directory(&self, path: &str) -> io::Result<()> {
-        self.directory.create_directory(path)
-    }
-    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        self.asked.send(spec.file(&spec.extent)).unwrap();
-        self.go.lock().unwrap().recv_timeout(PATIENCE).unwrap();
-        self.directory.create_disk(spec)
-    }
-    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
-        self.directory.open_disk(spec)
-    }
-    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
-        self.directory.put_file(path, contents)
-    }
-    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        self.directory.get_file(path, limit)
-    }
-    fn remove_file(&self, path: &str) -> io::Result<()> {
-        self.directory.remove_file(path)
-    }
-    fn remove_directory(&self, path: &str) -> io::Result<()> {
-        self.directory.remove_directory(path)
-    }
-}
 
 struct Site {
     root: tempfile::TempDir,
@@ -65,9 +23,16 @@ struct Site {
 fn site() -> Site {
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir(root.path().join("slow")).unwrap();
-    let directory = DirectoryDatastore::open(&root.path().join("slow")).unwrap();
+    let directory = Altered::of(DirectoryDatastore::open(&root.path().join("slow")).unwrap());
     let ((asked, told), (go, goes)) = (channel(), channel());
-    let engine = engine_on(root.path(), Arc::new(Slow { directory, asked, go: Mutex::new(goes) }));
+    let goes = Mutex::new(goes);
+    // It tells when it is asked for a disk, and makes it when it is told to.
+    let making = Box::new(move |spec: &DiskSpec| {
+        asked.send(spec.file(&spec.extent)).unwrap();
+        goes.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+    });
+    let capabilities = |all| Capabilities { makes_descriptor: true, ..all };
+    let engine = engine_on(root.path(), Arc::new(Altered { capabilities, making, ..directory }));
     Site { root, engine, asked: told, go }
 }
 

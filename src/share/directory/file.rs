@@ -18,6 +18,7 @@ use super::{Volume, times};
 use crate::smb::share::{
     BasicChange, File, FileKey, FileTime, Listing, Metadata, OpenGate, Refusal, SharePath, StreamEntry,
 };
+use crate::turns::Turns;
 
 /// Zeros written at a time where the file system cannot punch holes.
 static ZEROS: [u8; 65_536] = [0; 65_536];
@@ -34,24 +35,19 @@ pub(super) struct DirectoryFile {
     written: Mutex<Option<FileTime>>,
     /// Held while the attribute record is read and written back.
     changing: Mutex<()>,
-    /// Held by writes of [`TURN_MIN`] and more.
-    turn: Mutex<()>,
+    turns: Turns,
 }
-
-/// Writes of this many bytes and more take turns: the kernel writes one at a time into a file's pages, and has the others wait for it
-/// with a busy processor.
-const TURN_MIN: usize = 1 << 20;
 
 impl DirectoryFile {
     pub(super) fn new(volume: Arc<Volume>, fd: OwnedFd, stat: &Statx, directory: bool) -> Self {
-        let (written, changing, turn) = (Mutex::new(None), Mutex::new(()), Mutex::new(()));
-        Self { volume, fd, base: None, key: key_of(stat), directory, written, changing, turn }
+        let (written, changing, turns) = (Mutex::new(None), Mutex::new(()), Turns::default());
+        Self { volume, fd, base: None, key: key_of(stat), directory, written, changing, turns }
     }
 
     /// An open of the stream `fd` of the file `base`.
     pub(super) fn of_stream(volume: Arc<Volume>, base: OwnedFd, fd: OwnedFd, key: FileKey) -> Self {
-        let (written, changing, turn) = (Mutex::new(None), Mutex::new(()), Mutex::new(()));
-        Self { volume, fd, base: Some(base), key, directory: false, written, changing, turn }
+        let (written, changing, turns) = (Mutex::new(None), Mutex::new(()), Turns::default());
+        Self { volume, fd, base: Some(base), key, directory: false, written, changing, turns }
     }
 
     /// The file itself, also where this is a stream of it: attributes, times, security and names are the file's.
@@ -142,7 +138,7 @@ impl File for DirectoryFile {
         let file = self.as_file()?;
         let mut flags = if write_through { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
         let mut done = 0;
-        let turn = (data.len() >= TURN_MIN).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let turn = self.turns.wait(data.len());
         while done < data.len() {
             let at = offset.checked_add(done as u64).ok_or(Status::INVALID_PARAMETER)?;
             match rustix::io::pwritev2(file, &[IoSlice::new(&data[done..])], at, flags) {

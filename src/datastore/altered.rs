@@ -1,0 +1,61 @@
+//! A directory as a datastore of which something is otherwise, for tests.
+
+use std::io;
+
+use super::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
+
+/// See [`Altered::of`].
+pub(crate) struct Altered {
+    /// What lies below.
+    pub(crate) directory: DirectoryDatastore,
+    /// What it says it can, from what the directory can.
+    pub(crate) capabilities: fn(Capabilities) -> Capabilities,
+    /// The room it says there is.
+    pub(crate) space: Option<Space>,
+    /// Called before a disk is made.
+    pub(crate) making: Box<dyn Fn(&DiskSpec) + Send + Sync>,
+}
+
+impl Altered {
+    /// That directory, as it is.
+    pub(crate) fn of(directory: DirectoryDatastore) -> Self {
+        Self { directory, capabilities: |all| all, space: None, making: Box::new(|_| ()) }
+    }
+}
+
+impl Datastore for Altered {
+    fn capabilities(&self) -> Capabilities {
+        (self.capabilities)(self.directory.capabilities())
+    }
+    fn space(&self) -> io::Result<Space> {
+        self.space.map_or_else(|| self.directory.space(), Ok)
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.directory.exists(path)
+    }
+    fn identity(&self, path: &str) -> io::Result<Option<String>> {
+        self.directory.identity(path)
+    }
+    fn create_directory(&self, path: &str) -> io::Result<()> {
+        self.directory.create_directory(path)
+    }
+    fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        (self.making)(spec);
+        self.directory.create_disk(spec)
+    }
+    fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        self.directory.open_disk(spec)
+    }
+    fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
+        self.directory.put_file(path, contents)
+    }
+    fn get_file(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        self.directory.get_file(path, limit)
+    }
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.directory.remove_file(path)
+    }
+    fn remove_directory(&self, path: &str) -> io::Result<()> {
+        self.directory.remove_directory(path)
+    }
+}
