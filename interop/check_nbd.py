@@ -199,6 +199,46 @@ def check_restart(work, source):
     nbd.stop()
 
 
+def check_released(work, source):
+    """Sessions whose extents are complete hold nothing open, before and after a restart, and go on when nbdkit has been another process since."""
+    where = work / "released"
+    where.mkdir()
+    nbd = Nbdkit(where)
+    s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}")
+    sessions = [f"many{n}" for n in range(6)]
+
+    def descriptors():
+        """How many the service has, once the clients' own are gone; and whether any is nbdkit's socket's other end."""
+        least, deadline = None, time.monotonic() + 5
+        while time.monotonic() < deadline:
+            now = len(os.listdir(f"/proc/{s.process.pid}/fd"))
+            least = now if least is None else min(least, now)
+            time.sleep(0.1)
+        connected = len([line for line in pathlib.Path("/proc/net/unix").read_text().splitlines() if line.endswith(str(nbd.socket))])
+        return least, connected - (nbd.process.poll() is None)  # its own end that listens
+
+    before, _ = descriptors()
+    for name in sessions:
+        nbd.make(f"{name}-flat.vmdk", BYTES)
+        begin(s, source, name)
+        said = put(s, source, name, ("thin.img", f"{name}-flat.vmdk"))
+        lab.check("NT_STATUS" not in said, f"released: {name} {said[-200:] if 'NT_' in said else ''}")
+    after, connected = descriptors()
+    lab.check(connected == 0, f"released: nbdkit has no client any more ({connected})")
+    lab.check(after - before <= 2 * len(sessions), f"released: {len(sessions)} sessions hold a journal and a log each ({before} descriptors, then {after})")
+    s.kill()
+    nbd.stop()  # a start connects to nothing
+    s.start()
+    again, connected = descriptors()
+    lab.check(again - before <= 2 * len(sessions) and connected == 0, f"released: the same after a restart ({again})")
+    nbd.start()
+    said = put(s, source, sessions[2], ("thin.pancbt", f"{sessions[2]}-flat.pancbt"), ("x.vmx", f"{sessions[2]}.vmx"))
+    lab.check("NT_STATUS" not in said and check_restore.same(source / "thin.new", nbd.exports / f"{sessions[2]}-flat.vmdk"),
+              f"released: a differential into another nbdkit {said[-200:] if 'NT_' in said else ''}")
+    s.stop()
+    nbd.stop()
+
+
 def main():
     lab.need("smbclient", "qemu-img", "nbdkit")
     print(f"seed {SEED}")
@@ -215,6 +255,7 @@ def main():
     check_troubles(work, source)
     check_killed(work, source)
     check_restart(work, source)
+    check_released(work, source)
     lab.finish()
 
 
