@@ -26,8 +26,14 @@ impl Session {
                 self.compare_mounts(name)
             }
             Kind::Vmx => self.commit_vmx(name, bytes),
-            Kind::Descriptor(number) => self.commit_descriptor(&mut self.lock(), number, name, bytes),
-            _ => self.put_beside(&mut self.lock(), name, name, bytes),
+            Kind::Descriptor(number) => {
+                self.refuse_replaced(kind, name)?;
+                self.commit_descriptor(&mut self.lock(), number, name, bytes)
+            }
+            _ => {
+                self.refuse_replaced(kind, name)?;
+                self.put_beside(&mut self.lock(), name, name, bytes)
+            }
         }
     }
 

@@ -132,7 +132,7 @@ pub(super) fn shown(path: &[String]) -> String {
 /// Whether the journal in a cache tells of nothing left behind: its session completed, or never made anything.
 fn completed(cache: &std::path::Path) -> bool {
     crate::journal::Journal::open(&cache.join("journal")).is_ok_and(|(_, records)| {
-        records.iter().any(|record| matches!(record, Record::VmxImported { .. }))
+        super::replay::History::of(&records).imported.is_some()
             || (crate::journal::fold::ledger(&records).next().is_none()
                 && crate::journal::fold::left(&records).is_none())
     })

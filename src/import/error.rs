@@ -88,6 +88,14 @@ pub enum ImportError {
         /// A sentence.
         why: String,
     },
+    /// It belongs to a virtual machine that is in the inventory.
+    #[error("Cannot change {path}: {why}")]
+    OfMachine {
+        /// What was to be written.
+        path: String,
+        /// A sentence.
+        why: String,
+    },
     /// A disk or its datastore failed.
     #[error("{path}: {source}")]
     Disk {

@@ -13,6 +13,8 @@ use crate::inventory::{
 pub(super) struct Fake {
     /// It answers nothing.
     pub(super) dead: bool,
+    /// It does not tell which machines there are.
+    pub(super) mute: Mutex<bool>,
     /// Names of virtual machines besides those in `machines`.
     pub(super) taken: Vec<&'static str>,
     /// Directories that it does not see.
@@ -121,6 +123,9 @@ impl Inventory for Fake {
     }
 
     fn machine(&self, _: &str, vmx: &StoreFile) -> Result<Option<Machine>, InventoryError> {
+        if *self.mute.lock().unwrap() {
+            return Err(InventoryError { message: "vc does not answer".into(), transient: true });
+        }
         Ok(self.machines.lock().unwrap().iter().find(|machine| machine.vmx == *vmx).cloned())
     }
 

@@ -12,6 +12,7 @@ use super::flow::Flow;
 use super::formats::log_text::Event;
 use super::formats::names::Kind;
 use super::info::{Info, Times};
+use super::machine::Looked;
 use super::session::{Content, FILES_MAX, Inner, SMALL_MAX, Session, digest, fold_name};
 use super::state::{Stage, State};
 use crate::disk::{Completion, ImportDisk, Statistics};
@@ -65,9 +66,12 @@ impl Session {
     pub fn create(self: &Arc<Self>, name: &str) -> Result<ImportFile, ImportError> {
         let path = self.display(name);
         self.log.line(&Event::Create(&path).to_string());
-        let made = self.make_ahead(name).and_then(|()| self.create_entry(name, &path));
-        let existed = made.map_err(|error| self.refuse(error))?;
-        let file = self.open_handle(name, How::Write)?;
+        let made = self.look(name).and_then(|looked| {
+            self.make_ahead(name)?;
+            Ok((self.create_entry(name, &path, &looked)?, looked))
+        });
+        let (existed, looked) = made.map_err(|error| self.refuse(error))?;
+        let file = self.open_handle(name, How::Write, &looked)?;
         if existed {
             file.set_len(0)?;
         }
@@ -75,7 +79,7 @@ impl Session {
     }
 
     /// `true` where a temporary name stands for a file that exists: it comes anew, from its start.
-    fn create_entry(self: &Arc<Self>, name: &str, path: &str) -> Result<bool, ImportError> {
+    fn create_entry(self: &Arc<Self>, name: &str, path: &str, looked: &Looked) -> Result<bool, ImportError> {
         let mut inner = self.lock();
         if inner.removed {
             return Err(ImportError::NotFound(self.display("")));
@@ -93,6 +97,9 @@ impl Session {
         }
         if inner.files.contains_key(&key) {
             return if known.temporary { Ok(true) } else { Err(ImportError::Exists(path.to_owned())) };
+        }
+        if matches!(known.kind, Kind::Extent(_) | Kind::Pancbt { .. }) {
+            Self::still(&inner, looked, path)?;
         }
         let content = self.make_content(&mut inner, known.kind, &known.name, path)?;
         self.insert(&mut inner, &known.name, content);
@@ -182,10 +189,17 @@ impl Session {
                 self.log.line(&line);
             }
         }
-        self.open_handle(name, how)
+        let looked = if how == How::Write { self.look(name) } else { Ok(Looked::default()) };
+        let looked = looked.map_err(|error| self.refuse(error))?;
+        self.open_handle(name, how, &looked)
     }
 
-    fn open_handle(self: &Arc<Self>, name: &str, how: How) -> Result<ImportFile, ImportError> {
+    fn open_handle(
+        self: &Arc<Self>,
+        name: &str,
+        how: How,
+        looked: &Looked,
+    ) -> Result<ImportFile, ImportError> {
         let mut inner = self.lock();
         let key = inner.key(name);
         let entry =
@@ -193,6 +207,9 @@ impl Session {
         let in_error = Self::in_error(&inner);
         let path = self.display(&entry.name);
         let writing = how == How::Write;
+        if writing && matches!(entry.content, Content::Extent(_) | Content::Pancbt(..)) {
+            Self::still(&inner, looked, &path).map_err(|error| self.refuse(error))?;
+        }
         let target = match entry.content {
             Content::Own(_) if writing => return Err(self.refuse(ImportError::OwnFile(path))),
             Content::Own(cached) => Target::Own(self.open_small(&entry.name, &cached, true)?),
@@ -361,6 +378,7 @@ impl ImportFile {
         match &self.target {
             Target::Own(_) | Target::Gone => return Err(ImportError::OwnFile(self.display())),
             Target::Extent(number, disk, flow) => {
+                self.check_writes()?;
                 self.reopen_extent(*number)?;
                 // The disk's first, then the session's: nobody waits in a circle.
                 let _to_disk = flow.enter(data.len() as u64);
@@ -385,6 +403,15 @@ impl ImportFile {
         statistics.outgoing += 1;
         statistics.first_write.get_or_insert_with(Instant::now);
         Ok(())
+    }
+
+    /// A handle that asked for all that is allowed reads where its virtual machine is registered.
+    fn check_writes(&self) -> Result<(), ImportError> {
+        if self.how == How::Write {
+            return Ok(());
+        }
+        let why = "it was opened for reading, as that was all that is allowed".to_owned();
+        Err(ImportError::OfMachine { path: self.display(), why })
     }
 
     /// Data for an extent that was whole makes it incomplete until it is closed again; a doubtful one takes none.
@@ -434,6 +461,7 @@ impl ImportFile {
                 Ok(())
             }
             Target::Extent(number, disk, _) => {
+                self.check_writes()?;
                 let old = disk.end_of_file();
                 if size < old {
                     self.session.log.line(&Event::Truncate(&path, size).to_string());
@@ -453,6 +481,7 @@ impl ImportFile {
         let Target::Extent(number, disk, _) = &self.target else {
             return Err(ImportError::Refused { path: self.display(), why: "it is no extent".into() });
         };
+        self.check_writes()?;
         self.reopen_extent(*number)?;
         disk.zero_range(from, to).map_err(ImportError::disk(self.display()))
     }

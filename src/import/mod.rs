@@ -6,6 +6,7 @@
 //! - [`hypervisor`]: where it can go; [`preflight`]: what a CFG means there, all errors at once, nothing changed
 //! - [`snapshot`]: how far everything is, for whoever shows it; [`replay`], what the journals tell of that
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
+//! - [`machine`]: what may not be changed any more once it is registered
 //! - [`overwrite`]: what would be replaced; [`swap`]: how a restored machine takes its place; [`clear`]: what goes then
 //! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
 //! - [`into_snapshot`]: restores into a snapshot of a virtual machine that exists
@@ -30,6 +31,7 @@ pub mod hypervisor;
 pub mod info;
 mod into_snapshot;
 mod log;
+mod machine;
 mod making;
 mod merge;
 mod moves;

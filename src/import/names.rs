@@ -19,6 +19,9 @@ impl Session {
             self.call_off()?;
         }
         if self.is_last(name) {
+            if matches!(&self.lock().state, State::Receiving(all) if all.completing) {
+                return Err(ImportError::InUse(self.display(name)));
+            }
             // Nothing of a machine that was to be replaced may be forgotten out of its place.
             self.end_swap()?;
         }

@@ -22,6 +22,13 @@ impl Session {
         let _one_at_a_time = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.display(name);
         let digest = digest(bytes);
+        let changed = matches!(
+            &self.lock().state,
+            State::Receiving(receiving) if receiving.imported.is_some_and(|imported| imported != digest)
+        );
+        if changed {
+            self.refuse_changed_vmx(&path)?;
+        }
         let (plan, copied) = {
             let mut inner = self.lock();
             let in_error = Self::in_error(&inner);
@@ -30,6 +37,7 @@ impl Session {
             if receiving.imported == Some(digest) {
                 return Ok(());
             }
+            receiving.completing = true;
             let plan = receiving.plan.clone();
             let copied: Vec<_> = inner.files.keys().cloned().collect();
             (plan, copied)
@@ -38,6 +46,9 @@ impl Session {
         self.log.line(&Event::Importing(&target).to_string());
         let outcome = self.log_digests().and_then(|()| self.import_vmx(name, bytes, &plan, &copied));
         let mut inner = self.lock();
+        if let State::Receiving(receiving) = &mut inner.state {
+            receiving.completing = false;
+        }
         let before = inner.faults.len();
         inner.faults.retain(|fault| fault.file != fold_name(name));
         if let Err(error) = outcome {

@@ -29,6 +29,8 @@ pub(super) struct Receiving {
     pub(super) imported: Option<Digest>,
     /// The machine is on its way from the stage to its datastores, or into the place of another.
     pub(super) pushing: Option<Arc<Course>>,
+    /// Its VMX is being imported: no disk takes data meanwhile.
+    pub(super) completing: bool,
     /// How far it is with that place.
     pub(super) swap: Option<SwapState>,
 }
@@ -160,7 +162,7 @@ impl Receiving {
             .iter()
             .map(|disk| DiskSlot::new(disk.clone(), plan.into_snapshot(), bytes_in_flight))
             .collect();
-        Self { plan, disks, imported: None, pushing: None, swap: None }
+        Self { plan, disks, imported: None, pushing: None, completing: false, swap: None }
     }
 
     /// The directories are where they go in the end, or beside those that they replace.

@@ -261,7 +261,10 @@ fn left_registered(root: &Path, fake: &Arc<Fake>) {
     put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
     put(&session, "a-flat.vmdk", DISK).unwrap();
     put(&session, "a.vmx", VMX).unwrap();
+    // Only while nobody knows of it.
+    let machines = std::mem::take(&mut *fake.machines.lock().unwrap());
     session.open_file("a-flat.vmdk", How::Write).unwrap().set_len(0).unwrap();
+    *fake.machines.lock().unwrap() = machines;
     delete(&engine, session);
 }
 

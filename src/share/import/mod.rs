@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smb_proto::Status;
 
-use crate::import::{self, Engine, How, Session};
+use crate::import::{self, Engine, How, ImportError, Session};
 use crate::smb::share::{
     Caller, CreateAction, Disposition, FileKey, FileTime, ObjectKind, Observer, OpenGate, OpenRequest,
     Opened, OwnChange, Refusal, Share, SharePath, ShareTraits, Volume,
@@ -126,7 +126,13 @@ impl ImportShare {
             return Err(Status::ACCESS_DENIED.into());
         }
         gate.admit(&node::key(info.number), true, granted)?;
-        let file = session.open_file(name, how).map_err(status)?;
+        let by_maximum = request.desired_access & MAXIMUM_ALLOWED != 0 && !truncate;
+        let file = match session.open_file(name, how) {
+            // Of a registered machine no more than that is allowed.
+            Err(ImportError::OfMachine { .. }) if by_maximum => session.open_file(name, How::Read),
+            file => file,
+        };
+        let file = file.map_err(status)?;
         if truncate {
             file.set_len(0).map_err(status)?;
         }

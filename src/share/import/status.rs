@@ -3,7 +3,7 @@
 //! | import | status | what clients do |
 //! |---|---|---|
 //! | unsupported type, own file, second CFG, not in the CFG | ACCESS_DENIED | give up on the file |
-//! | a step out of order | MEDIA_WRITE_PROTECTED | give up; robocopy's retry would not help |
+//! | a step out of order, a file of a registered VM | MEDIA_WRITE_PROTECTED | give up; robocopy's retry would not help |
 //! | past the disk's size, a cache file too large, datastore full, a limit | DISK_FULL | give up on the job |
 //! | refused contents (VMX, descriptor, differential) | INVALID_PARAMETER | report the file as failed |
 //! | the hypervisor does not register the VM | IO_DEVICE_ERROR | report the VMX as failed |
@@ -24,7 +24,7 @@ pub(super) fn status(error: &ImportError) -> Status {
         | ImportError::SecondCfg { .. }
         | ImportError::NotInCfg(_)
         | ImportError::OwnFile(_) => Status::ACCESS_DENIED,
-        ImportError::OutOfOrder { .. } => Status::MEDIA_WRITE_PROTECTED,
+        ImportError::OutOfOrder { .. } | ImportError::OfMachine { .. } => Status::MEDIA_WRITE_PROTECTED,
         ImportError::NotFound(_) => Status::OBJECT_NAME_NOT_FOUND,
         ImportError::PathNotFound(_) => Status::OBJECT_PATH_NOT_FOUND,
         ImportError::Exists(_) => Status::OBJECT_NAME_COLLISION,
