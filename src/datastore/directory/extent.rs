@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Statx, StatxFlags};
@@ -94,6 +95,10 @@ pub(super) struct Extent {
     size: u64,
     provisioning: Provisioning,
     file: OnDemand<File>,
+    /// Something was written since the last flush began.
+    unflushed: AtomicBool,
+    /// Held during a flush: whoever finds nothing to do must not be ahead of who does it.
+    flushing: Mutex<()>,
     turns: Turns,
 }
 
@@ -112,6 +117,8 @@ impl Extent {
             size: spec.size,
             provisioning: spec.provisioning,
             file: OnDemand::new(Some(file)),
+            unflushed: AtomicBool::new(false),
+            flushing: Mutex::new(()),
             turns: Turns::default(),
         })
     }
@@ -122,6 +129,25 @@ impl Extent {
             Some(end) if end <= self.size => Ok(()),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
+    }
+
+    /// Changes the file; a change that failed may have gone through in part.
+    fn change(&self, work: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        self.with(|file| {
+            let changed = work(file);
+            // After it: a flush that began before may not have it.
+            self.unflushed.store(true, Ordering::Release);
+            changed
+        })
+    }
+
+    /// A disk that was only looked at costs its datastore no flush: a start looks at hundreds.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        let _one_at_a_time = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.unflushed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        file.sync_data().inspect_err(|_| self.unflushed.store(true, Ordering::Release))
     }
 
     fn with<R>(&self, work: impl FnOnce(&File) -> io::Result<R>) -> io::Result<R> {
@@ -159,7 +185,7 @@ impl Disk for Extent {
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.check(offset, data.len() as u64)?;
-        self.with(|file| {
+        self.change(|file| {
             let _turn = self.turns.wait(data.len());
             file.write_all_at(data, offset)
         })
@@ -175,7 +201,7 @@ impl Disk for Extent {
             Provisioning::Thin => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
             Provisioning::Thick => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
         };
-        self.with(|file| match rustix::fs::fallocate(file, flags, offset, length) {
+        self.change(|file| match rustix::fs::fallocate(file, flags, offset, length) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, offset, length),
             Err(error) => Err(error.into()),
@@ -184,11 +210,11 @@ impl Disk for Extent {
 
     /// A file that was closed was flushed before.
     fn flush(&self) -> io::Result<()> {
-        self.file.if_held(File::sync_data).unwrap_or(Ok(()))
+        self.file.if_held(|file| self.sync(file)).unwrap_or(Ok(()))
     }
 
     fn release(&self) -> io::Result<()> {
-        self.file.give_back(File::sync_data)
+        self.file.give_back(|file| self.sync(file))
     }
 
     fn allocated(&self) -> io::Result<u64> {
