@@ -169,6 +169,23 @@ def together(l):
     lab.check(all((l.store / "some" / name).read_bytes() == (b"somebody else's" if "d3" in name else l.image) for name in names),
               "together: the others identical, and what somebody else had is untouched")
     l.clean("together, one refused")
+    # kill -9 while several are being attached by one task: what it attached all the same is detached at the next start.
+    session = l.begin("cut", **{key: value.replace("many", "cut") if isinstance(value, str) else value for key, value in more.items()})
+    names[0] = "cut-flat.vmdk"
+    asked = l.sim.state()["calls"].get("ReconfigVM_Task", 0)
+    l.sim.rule("ReconfigVM_Task", "delay", Millis=1200, Times=2)
+    threads = [threading.Thread(target=session.extent, args=("disk.img", name)) for name in names]
+    [thread.start() for thread in threads]
+    l.wait("together: the second task is under way", lambda: l.sim.state()["calls"].get("ReconfigVM_Task", 0) > asked + 1)
+    lab.check(len(l.ledger()) > 2, f"together: {len(l.ledger())} disks are written down before they are attached")
+    l.server.kill()
+    [thread.join() for thread in threads]
+    l.wait("together: attached after the kill", lambda: len(l.attached()) > 2)
+    l.server.start()
+    l.clean("together, started again")
+    said, requests = all_at_once(session, 300)
+    lab.check(not any("NT_STATUS" in text for text in said), f"together: copied again after the kill {[t[-100:] for t in said if 'NT_' in t]}")
+    l.finish(session)
 
 
 class Named:
