@@ -103,6 +103,7 @@ fn text(sessions: &[OrphanSession]) -> String {
         let name = if session.vm_name.is_empty() { String::new() } else { format!(" {:?}", session.vm_name) };
         let state = match session.state {
             "open" => "its directory is in the share: it can still be completed",
+            "complete" => "complete; what it replaced is not all gone",
             "attached" => "in use, or detached when the service runs next",
             _ => "removed before it completed",
         };

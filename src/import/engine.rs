@@ -132,9 +132,8 @@ pub(super) fn shown(path: &[String]) -> String {
 /// Whether the journal in a cache tells of nothing left behind: its session completed, or never made anything.
 fn completed(cache: &std::path::Path) -> bool {
     crate::journal::Journal::open(&cache.join("journal")).is_ok_and(|(_, records)| {
-        super::replay::History::of(&records).imported.is_some()
-            || (crate::journal::fold::ledger(&records).next().is_none()
-                && crate::journal::fold::left(&records).is_none())
+        let history = super::replay::History::of(&records);
+        (history.completed || history.ledger.is_empty()) && history.left.is_none()
     })
 }
 
@@ -321,8 +320,8 @@ impl Engine {
         let completed = {
             let mut inner = session.lock();
             inner.removed = true;
-            let imported = matches!(&inner.state, State::Receiving(all) if all.imported.is_some());
-            imported || (inner.ledger.is_empty() && inner.left.is_none())
+            let complete = matches!(&inner.state, State::Receiving(all) if all.was_complete);
+            (complete || inner.ledger.is_empty()) && inner.left.is_none()
         };
         session.record(&Record::SessionRemoved)?;
         self.lock().remove(&folded(path));

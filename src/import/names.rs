@@ -48,7 +48,7 @@ impl Session {
         if !left && matches!(&inner.state, State::Receiving(all) if all.has_data()) {
             // Nothing of the client's is left: the next CFG begins anew. What lies on datastores stays in the ledger,
             // unless it is a complete virtual machine and so none of the session's business any more.
-            if matches!(&inner.state, State::Receiving(all) if all.imported.is_some()) {
+            if matches!(&inner.state, State::Receiving(all) if all.was_complete) {
                 for key in std::mem::take(&mut inner.ledger) {
                     self.append(&Record::LedgerRemoved { key })?;
                 }

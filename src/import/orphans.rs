@@ -15,10 +15,12 @@ use serde::Serialize;
 
 use super::error::ImportError;
 use super::hypervisor::Hypervisors;
+use super::plan::Swap;
 use super::pushing;
 use super::registered::Registered;
 use super::replay::History;
 use super::snapshot::read;
+use super::swap::Phase;
 use crate::datastore::Datastore;
 use crate::inventory::Place;
 use crate::journal::fold::{self, Left, Object};
@@ -37,7 +39,7 @@ pub struct OrphanSession {
     /// The virtual machine's name, empty where no CFG was accepted.
     pub vm_name: String,
     /// `removed`: nobody can complete it any more. `open`: its directory is still in the share; its objects are not orphans
-    /// yet. `attached`: no session, but an appliance with the disks that are attached to it.
+    /// yet. `complete`: what it made is a virtual machine's; what that replaced is not all gone. `attached`: no session, but an appliance with the disks that are attached to it.
     pub state: &'static str,
     /// What it made, in order.
     pub objects: Vec<Orphan>,
@@ -95,8 +97,41 @@ enum Condition {
     Unknown(String),
 }
 
-fn condition(object: &Object, hypervisors: &Hypervisors) -> Condition {
-    let LedgerKey { hypervisor, datastore, path } = &object.key;
+/// Where an object may lie: as it was noted, or where a swap of directories has brought it since.
+fn places(object: &Object, swaps: &[Swap]) -> Vec<String> {
+    let LedgerKey { datastore, path, .. } = &object.key;
+    let others = swaps.iter().filter_map(|swap| swap.other(datastore, path));
+    std::iter::once(path.clone()).chain(others).collect()
+}
+
+/// How an object is, and where: at the first of its places that has it.
+fn find(object: &Object, hypervisors: &Hypervisors, swaps: &[Swap]) -> (Condition, String) {
+    let path = object.key.path.clone();
+    let mut found = (condition(object, &path, hypervisors), path);
+    let others = places(object, swaps).split_off(1);
+    let swapped = !others.is_empty();
+    for path in others {
+        let now = match &found.0 {
+            Condition::There(_) => break,
+            _ => condition(object, &path, hypervisors),
+        };
+        match (now, &found.0) {
+            // What lies at the other path may well be the machine that was replaced.
+            (Condition::Changed, Condition::Gone) => found.0 = Condition::Changed,
+            (now @ Condition::Unknown(_), Condition::Gone) | (now @ Condition::There(_), _) => {
+                found = (now, path);
+            }
+            _ => {}
+        }
+    }
+    if let (true, None, Condition::Unknown(why)) = (swapped, &object.identity, &mut found.0) {
+        why.push_str(", if it is not of the virtual machine that was to be replaced");
+    }
+    found
+}
+
+fn condition(object: &Object, path: &str, hypervisors: &Hypervisors) -> Condition {
+    let LedgerKey { hypervisor, datastore, .. } = &object.key;
     let on = hypervisors.0.iter().filter(|on| hypervisor.is_empty() || on.name == *hypervisor);
     let stores: Vec<_> = on.flat_map(|on| &on.datastores).filter(|entry| entry.name == *datastore).collect();
     if stores.is_empty() {
@@ -161,28 +196,42 @@ pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSess
         for (id, journal) in journals(&data_dir.join(folder))? {
             let records = records(&journal)?;
             let history = History::of(&records);
-            let (objects, left) = (fold::objects(&records), fold::left(&records));
-            if (objects.is_empty() && left.is_none()) || history.imported.is_some() {
+            let (mut objects, left) = (fold::objects(&records), fold::left(&records));
+            let mut machines = Registered::of(&records);
+            if history.completed {
+                (objects, machines) = (Vec::new(), Vec::new()); // They are a virtual machine's.
+            }
+            let replaced = replaced(&history, hypervisors);
+            if objects.is_empty() && left.is_none() && replaced.is_empty() {
                 continue;
             }
-            let machines = Registered::of(&records).into_iter().map(|machine| machine.orphan(hypervisors));
+            let machines = machines.into_iter().map(|machine| machine.orphan(hypervisors));
             let objects = objects.iter().map(|object| {
-                let (state, why) = match condition(object, hypervisors) {
+                let (condition, path) = find(object, hypervisors, &history.swaps);
+                let (state, why) = match condition {
                     Condition::There(_) => ("there", None),
                     Condition::Gone => ("gone", None),
                     Condition::Changed => ("changed", None),
                     Condition::Unknown(why) => ("unknown", Some(why)),
                 };
-                let LedgerKey { hypervisor, datastore, path } = object.key.clone();
+                let LedgerKey { hypervisor, datastore, .. } = object.key.clone();
                 Orphan { hypervisor, datastore, path, kind: kind(object.kind), state, why }
             });
-            let objects = machines.chain(objects);
+            let objects: Vec<_> = machines.chain(objects).collect();
             found.push(OrphanSession {
                 id,
                 path: format!("/{}", history.path.unwrap_or_default().join("/")),
                 vm_name: history.plan.map(|plan| plan.taken.vm_name).unwrap_or_default(),
-                state: if folder == FOLDER || history.removed { "removed" } else { "open" },
-                objects: objects.chain(left.iter().map(|left| upload(left, hypervisors))).collect(),
+                state: match history.completed && left.is_none() {
+                    true => "complete",
+                    false if folder == FOLDER || history.removed => "removed",
+                    false => "open",
+                },
+                objects: objects
+                    .into_iter()
+                    .chain(replaced)
+                    .chain(left.iter().map(|left| upload(left, hypervisors)))
+                    .collect(),
             });
         }
     }
@@ -204,7 +253,14 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
                 continue;
             }
         };
-        let session = format!("/{}", History::of(&records).path.unwrap_or_default().join("/"));
+        let History { path: at, swaps, completed, .. } = History::of(&records);
+        let session = format!("/{}", at.unwrap_or_default().join("/"));
+        if completed && fold::left(&records).is_none() {
+            // A virtual machine's, whatever was copied after it was complete.
+            drop(journal);
+            fs::remove_file(&path).map_err(ImportError::io(&shown))?;
+            continue;
+        }
         let mut left = clean_machines(&session, &journal, &records, hypervisors, &mut told)?;
         if left {
             let why = Some("a virtual machine of the inventory may use it".to_owned());
@@ -232,14 +288,14 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
             let (datastore, path) = (upload.datastore, upload.path);
             told.push(Cleaned { session: session.clone(), datastore, path, outcome, why });
         }
-        for object in objects {
-            let (outcome, why) = remove(&object, hypervisors);
+        for object in if completed { Vec::new() } else { objects } {
+            let (outcome, path, why) = remove(&object, hypervisors, &swaps);
             left |= outcome == "kept";
             if outcome != "kept" {
                 let gone = Record::LedgerRemoved { key: object.key.clone() };
                 journal.record(&gone).map_err(ImportError::io(&shown))?;
             }
-            let LedgerKey { datastore, path, .. } = object.key;
+            let datastore = object.key.datastore;
             told.push(Cleaned { session: session.clone(), datastore, path, outcome, why });
         }
         drop(journal);
@@ -270,6 +326,41 @@ fn clean_machines(
         told.push(Cleaned { session, datastore, path, outcome, why });
     }
     Ok(left)
+}
+
+/// Directories of the machine that a session replaces, or has replaced, which are out of their place. Nothing but the service itself
+/// moves or removes them.
+fn replaced(history: &History, hypervisors: &Hypervisors) -> Vec<Orphan> {
+    let (Some(plan), Some(swap)) = (&history.plan, &history.swap) else { return Vec::new() };
+    let why = match swap.phase {
+        Phase::Begun | Phase::Back => {
+            "the virtual machine that was to be replaced; the service puts it back when it starts"
+        }
+        Phase::Placed => "the virtual machine that was replaced, for as long as the new one is not complete",
+        Phase::Clearing => {
+            "the virtual machine that was replaced; its files are removed when the service starts"
+        }
+        Phase::Done => "it has what was not the replaced virtual machine's; look at it and remove it by hand",
+    };
+    let mut found = Vec::new();
+    for swap in &plan.swaps {
+        let there = hypervisors.store(&plan.hypervisor, &swap.datastore).map_err(|error| error.to_string());
+        let there = there.and_then(|store| store.exists(&swap.old).map_err(|error| error.to_string()));
+        let (state, why) = match there {
+            Ok(true) => ("there", why.to_owned()),
+            Ok(false) => continue,
+            Err(error) => ("unknown", format!("the datastore can't be asked: {error}")),
+        };
+        found.push(Orphan {
+            hypervisor: plan.hypervisor.clone(),
+            datastore: swap.datastore.clone(),
+            path: swap.old.clone(),
+            kind: kind(ObjectKind::Directory),
+            state,
+            why: Some(why),
+        });
+    }
+    found
 }
 
 /// What a push left, as an orphan.
@@ -332,8 +423,19 @@ pub(super) fn undo_pushes(folder: &Path, hypervisors: &Hypervisors) -> bool {
     all
 }
 
-fn remove(object: &Object, hypervisors: &Hypervisors) -> (&'static str, Option<String>) {
-    let store = match condition(object, hypervisors) {
+/// Removes an object: the outcome, where it was, and why it was kept.
+fn remove(
+    object: &Object,
+    hypervisors: &Hypervisors,
+    swaps: &[Swap],
+) -> (&'static str, String, Option<String>) {
+    let (condition, path) = find(object, hypervisors, swaps);
+    let (outcome, why) = removed(object.kind, &path, condition);
+    (outcome, path, why)
+}
+
+fn removed(kind: ObjectKind, path: &str, condition: Condition) -> (&'static str, Option<String>) {
+    let store = match condition {
         Condition::There(store) => store,
         Condition::Gone => return ("gone", None),
         // Somebody else's by now: not an orphan, and none of the ledger's business any more.
@@ -342,8 +444,7 @@ fn remove(object: &Object, hypervisors: &Hypervisors) -> (&'static str, Option<S
         }
         Condition::Unknown(why) => return ("kept", Some(why)),
     };
-    let path = &object.key.path;
-    let removed = match object.kind {
+    let removed = match kind {
         ObjectKind::Directory => store.remove_directory(path),
         ObjectKind::Extent => store.remove_disk(path),
         ObjectKind::File => store.remove_file(path),

@@ -87,3 +87,35 @@ fn only_the_removed_session_s_own_objects_go_and_a_crash_in_between_changes_noth
     assert!(orphans::list(&root.path().join("data"), &hypervisors(root.path())).unwrap().is_empty());
     assert_eq!(fs::read_dir(root.path().join("data/orphans")).unwrap().count(), 0);
 }
+
+#[test]
+fn what_was_a_complete_machine_once_stays_whatever_was_copied_since() {
+    let root = tempfile::tempdir().unwrap();
+    let at = root.path();
+    {
+        let engine = engine(at);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        for (name, bytes) in [("a-flat.vmdk", data(1)), ("b-flat.vmdk", data(2)), ("a.vmx", VMX.into())] {
+            put(&session, name, &bytes).unwrap();
+        }
+        put(&session, "a-flat.vmdk", &data(3)[..SIZE as usize / 2]).unwrap();
+    }
+    let on = hypervisors(at);
+    assert!(orphans::list(&at.join("data"), &on).unwrap().is_empty(), "open, and complete once");
+    delete(&engine(at), "vm");
+    assert!(orphans::list(&at.join("data"), &on).unwrap().is_empty());
+    assert!(orphans::clean(&at.join("data"), &on).unwrap().is_empty());
+    for name in ["a.vmx", "a-flat.vmdk", "b-flat.vmdk"] {
+        assert!(at.join("ds/vm").join(name).exists(), "{name}");
+    }
+    // The next machine of the same session is another's.
+    let engine = engine(at);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("again", "").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    drop(session);
+    delete(&engine, "vm");
+    orphans::clean(&at.join("data"), &on).unwrap();
+    assert!(!at.join("ds/again").exists() && at.join("ds/vm/a.vmx").exists());
+}

@@ -57,10 +57,21 @@ impl Swap {
         self.mapped(datastore, path, &self.old)
     }
 
-    fn mapped(&self, datastore: &str, path: &str, to: &str) -> Option<String> {
-        let rest = path.strip_prefix(self.target.as_str()).filter(|_| datastore == self.datastore)?;
-        (rest.is_empty() || rest.starts_with('/')).then(|| format!("{to}{rest}"))
+    /// Where something of the restored machine is that was noted at `path`, if it took its place since, or went back beside.
+    pub(super) fn other(&self, datastore: &str, path: &str) -> Option<String> {
+        let back = || below(&self.beside, path).map(|rest| format!("{}{rest}", self.target));
+        self.aside(datastore, path).or_else(|| back().filter(|_| datastore == self.datastore))
     }
+
+    fn mapped(&self, datastore: &str, path: &str, to: &str) -> Option<String> {
+        let rest = below(&self.target, path).filter(|_| datastore == self.datastore)?;
+        Some(format!("{to}{rest}"))
+    }
+}
+
+/// What a path has behind a directory that it is, or lies below.
+fn below<'p>(directory: &str, path: &'p str) -> Option<&'p str> {
+    path.strip_prefix(directory).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// One disk's way.

@@ -63,6 +63,7 @@ impl Session {
         self.record(&Record::VmxImported { digest })?;
         if let State::Receiving(receiving) = &mut inner.state {
             receiving.imported = Some(digest);
+            receiving.was_complete = true;
         }
         inner.left = None;
         if self.is_staged(&plan) {

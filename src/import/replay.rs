@@ -1,7 +1,7 @@
 //! What a session's journal tells: how far everything is. A restart takes it up, and `importfs status` shows it where no
 //! service runs.
 
-use super::plan::Plan;
+use super::plan::{Plan, Swap};
 use super::registered::Registered;
 use super::state::Stage;
 use super::swap::SwapState;
@@ -22,6 +22,10 @@ pub(super) struct History {
     pub(super) swap: Option<SwapState>,
     /// The VMX that is in place.
     pub(super) imported: Option<Digest>,
+    /// A VMX of the plan was in place once, whatever was copied since: what it made is a virtual machine's.
+    pub(super) completed: bool,
+    /// Directories that took the place of others, or were to, by any CFG of the session.
+    pub(super) swaps: Vec<Swap>,
     /// The plan's disks.
     pub(super) disks: Vec<DiskHistory>,
     /// Small files that arrived whole, with their lengths in bytes.
@@ -91,6 +95,8 @@ impl History {
             plan,
             swap,
             imported: imported(present),
+            completed: present.iter().any(|record| matches!(record, Record::VmxImported { .. })),
+            swaps: swaps(records),
             disks,
             files: files(records),
             left: fold::left(records),
@@ -98,6 +104,19 @@ impl History {
             registered: Registered::of(records),
         }
     }
+}
+
+fn swaps(records: &[Record]) -> Vec<Swap> {
+    let mut swaps = Vec::new();
+    for record in records {
+        let Record::CfgAccepted { destination, .. } = record else { continue };
+        for swap in Plan::recorded(destination).into_iter().flat_map(|plan| plan.swaps) {
+            if !swaps.contains(&swap) {
+                swaps.push(swap);
+            }
+        }
+    }
+    swaps
 }
 
 /// The VMX in place, unless a disk was changed afterwards.

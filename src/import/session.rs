@@ -199,6 +199,7 @@ impl Session {
         if let Some(plan) = history.plan {
             let mut receiving = Receiving::new(plan, self.shared.disk_bytes_in_flight);
             receiving.imported = history.imported;
+            receiving.was_complete = history.completed;
             if let Some(swap) = &history.swap {
                 self.settle_swap(&receiving.plan, swap);
             }

@@ -27,6 +27,8 @@ pub(super) struct Receiving {
     pub(super) disks: Vec<DiskSlot>,
     /// The VMX that is in place.
     pub(super) imported: Option<Digest>,
+    /// One was, whatever was copied since: the disks and files on datastores are a virtual machine's.
+    pub(super) was_complete: bool,
     /// The machine is on its way from the stage to its datastores, or into the place of another.
     pub(super) pushing: Option<Arc<Course>>,
     /// Its VMX is being imported: no disk takes data meanwhile.
@@ -162,7 +164,15 @@ impl Receiving {
             .iter()
             .map(|disk| DiskSlot::new(disk.clone(), plan.into_snapshot(), bytes_in_flight))
             .collect();
-        Self { plan, disks, imported: None, pushing: None, completing: false, swap: None }
+        Self {
+            plan,
+            disks,
+            imported: None,
+            was_complete: false,
+            pushing: None,
+            completing: false,
+            swap: None,
+        }
     }
 
     /// The directories are where they go in the end, or beside those that they replace.

@@ -18,6 +18,7 @@ use super::hypervisor::Hypervisor;
 use super::overwrite;
 use super::patience::Patience;
 use super::plan::{Plan, Swap};
+use super::registered::Registered;
 use super::session::{Content, Session};
 use super::state::State;
 use crate::datastore::Datastore;
@@ -275,12 +276,21 @@ impl Session {
         let vmx = plan.target_vmx();
         let told = |why: String| refused(vmx.to_string(), why);
         match inventory.machine(&plan.taken.datacenter, &vmx) {
-            Ok(None) => Ok(()),
-            Ok(Some(machine)) => inventory.unregister(&machine).map_err(|error| told(error.message)),
+            Ok(None) => {}
+            Ok(Some(machine)) => inventory.unregister(&machine).map_err(|error| told(error.message))?,
             Err(error) => {
-                Err(told(format!("{error}; the restored one stays there until the hypervisor answers")))
+                return Err(told(format!(
+                    "{error}; the restored one stays there until the hypervisor answers"
+                )));
             }
         }
+        // The one that is registered from there from now on is the old one, and none of the ledger's business.
+        let mut inner = self.lock();
+        let ours = |known: &Registered| known.hypervisor == plan.hypervisor && known.vmx == vmx;
+        for machine in inner.registered.extract_if(.., |known| ours(known)).collect::<Vec<_>>() {
+            self.append(&machine.removed())?;
+        }
+        Ok(())
     }
 
     /// After a start: a swap that was cut short goes back as far as renames can bring it, so that all is where its plan says.

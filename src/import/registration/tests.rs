@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::datastore::DirectoryDatastore;
 use crate::import::fake::Fake;
 use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use crate::import::simulation::{ends, journal};
 use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
 use crate::inventory::{Identities, Inventory, Place, Problem};
 
@@ -254,18 +255,24 @@ fn delete(engine: &Engine, session: Arc<Session>) {
     engine.remove_directory(&path).unwrap();
 }
 
-/// A session whose machine was registered, and that was removed before it was complete again.
+/// A session whose machine was registered, and that was removed after a kill before it was complete.
 fn left_registered(root: &Path, fake: &Arc<Fake>) {
+    complete(&engine(root, fake));
+    let journal = journal(root).unwrap();
+    let ends = ends(&std::fs::read(&journal).unwrap());
+    let cut = ends[ends.len() - 2];
+    std::fs::OpenOptions::new().write(true).open(journal).unwrap().set_len(cut as u64).unwrap();
     let engine = engine(root, fake);
+    let session = engine.session(&["vm".into()]).unwrap();
+    assert_eq!(engine.snapshot().sessions[0].state, "receiving");
+    delete(&engine, session);
+}
+
+fn complete(engine: &Engine) {
     let session = engine.create_directory(&["vm".into()]).unwrap();
     put(&session, "vm.cfg", cfg("").as_bytes()).unwrap();
     put(&session, "a-flat.vmdk", DISK).unwrap();
     put(&session, "a.vmx", VMX).unwrap();
-    // Only while nobody knows of it.
-    let machines = std::mem::take(&mut *fake.machines.lock().unwrap());
-    session.open_file("a-flat.vmdk", How::Write).unwrap().set_len(0).unwrap();
-    *fake.machines.lock().unwrap() = machines;
-    delete(&engine, session);
 }
 
 #[test]
