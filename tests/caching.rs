@@ -214,6 +214,30 @@ fn a_directorys_rename_asks_for_what_is_only_kept_open_below() {
     assert!(desk.directory.path().join("e/f").exists());
 }
 
+#[test]
+fn a_directorys_rename_goes_on_when_the_last_below_is_closed_in_any_order() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+        let desk = Desk::new();
+        let (mut first, mut second) = (desk.client(1, "a"), desk.client(2, "b"));
+        let options = create::options::DIRECTORY_FILE;
+        let moved = second.open(&Open { options, ..Open::file("d") }).file_id();
+        let sub = second.open(&Open { options, ..Open::file("d\\sub") }).file_id();
+        assert_eq!(second.close(sub), Status::SUCCESS);
+        let kept = [
+            lease(&mut first, "d\\f", 1, RH).file_id(),
+            lease(&mut first, "d\\f", 1, RH).file_id(),
+            first.open(&batch("d\\sub\\g")).file_id(),
+        ];
+        assert_eq!(rename(&mut second, moved, "e").status(), Status::PENDING);
+        assert_eq!(first.poll().len(), 2, "one break for the lease, one for the oplock");
+        for which in order {
+            assert!(second.poll().is_empty(), "{order:?} at {which}");
+            assert_eq!(first.close(kept[which]), Status::SUCCESS);
+        }
+        assert_eq!(only(second.poll()).status(), Status::SUCCESS, "{order:?}");
+    }
+}
+
 /// Opens a directory with a lease.
 fn lease_directory(client: &mut Client, name: &str, key: u8, state: u32) -> Message {
     let v2 = Some(LeaseV2 { parent_key: [0; 16], epoch: 1 });

@@ -144,6 +144,51 @@ fn who_needs_the_file_does_not_wait_for_a_client_that_is_away() {
     assert_eq!(back(&mut desk.client(1, "user"), id).status(), Status::OBJECT_NAME_NOT_FOUND);
 }
 
+/// A durable open under a lease.
+fn durable_leased(client: &mut Client) -> FileId {
+    let lease = Lease { key: [9; 16], state: RWH, flags: 0, v2: None }.encode();
+    let mut contexts = Writer::new();
+    contexts.push(context::RQLS, &lease).push(context::DHNQ, &[0; 16]);
+    let open = Open { oplock: oplock::LEASE, contexts: contexts.contexts(), ..Open::file("f") };
+    let answer = client.open(&open);
+    assert!(opened(&answer).contexts.find(context::DHNQ).is_some(), "granted");
+    answer.file_id()
+}
+
+/// A client's lease over two connections, of which both are lost, one with the break unanswered.
+#[test]
+fn nobody_waits_for_a_break_that_only_opens_without_a_client_could_answer() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "user"), desk.client(1, "user"));
+    durable_leased(&mut first);
+    durable_leased(&mut second);
+    first.lose();
+    let mut other = desk.client(2, "other");
+    assert_eq!(other.open(&Open::file("f")).status(), Status::PENDING);
+    assert_eq!(second.poll().len(), 1, "told where the client is still connected");
+    second.lose();
+    let sent = other.poll();
+    assert_eq!(sent.len(), 1, "goes on at once");
+    assert_eq!(opened(&sent[0]).create_action, 1);
+}
+
+#[test]
+fn what_a_lease_kept_for_a_client_that_is_away_goes_with_its_handle_caching() {
+    let desk = Desk::new();
+    let (mut first, mut second) = (desk.client(1, "user"), desk.client(1, "user"));
+    let kept = durable_leased(&mut first);
+    let used = durable_leased(&mut second);
+    first.lose();
+    let mut other = desk.client(2, "other");
+    let alone = Open { share: 0, ..Open::file("f") };
+    assert_eq!(other.open(&alone).status(), Status::PENDING);
+    assert_eq!(second.poll().len(), 1);
+    assert!(other.poll().is_empty(), "one is there to answer");
+    assert_eq!(second.close(used), Status::SUCCESS);
+    assert_eq!(opened(&other.poll()[0]).create_action, 1, "nothing of the lease is left");
+    assert_eq!(back(&mut desk.client(1, "user"), kept).status(), Status::OBJECT_NAME_NOT_FOUND);
+}
+
 #[test]
 fn a_tree_disconnect_ends_it_and_a_logoff_does_not() {
     let desk = Desk::new();

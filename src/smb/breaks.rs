@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use smb_proto::crypto::encrypt::TRANSFORM_LEN;
 use smb_proto::frame::{FRAME_HEADER_LEN, encode_length};
 use smb_proto::header::HEADER_LEN;
+use smb_proto::msg::create::context::LEASE_HANDLE;
 use smb_proto::msg::oplock_break::{LEASE_BREAK_ACK_REQUIRED, LeaseNotification, Oplock};
 use smb_proto::{Command, Flags, Header, Status};
 
@@ -55,7 +56,21 @@ impl Server {
                 for open in opens {
                     self.close_open(&open);
                 }
+            } else if notification.from & !notification.to & LEASE_HANDLE != 0 {
+                // What is kept open for a client that is away is kept by this cache alone (3.3.7.1).
+                opens.iter().filter(|open| open.session_id() == 0).for_each(|open| self.give_up(open));
             }
+        }
+    }
+
+    /// An open's client is away, and what others wait for can't be told to it: a durable open is closed, a resilient one keeps
+    /// no cache.
+    fn give_up(&self, open: &Arc<Open>) {
+        if locked(&open.life).resilient.is_none() {
+            self.close_open(open);
+        } else {
+            self.opens.uncache(open);
+            self.wake(&WakeKey::File(open.entry.key.clone()));
         }
     }
 
@@ -140,13 +155,31 @@ impl Server {
 
     /// Closes an open that its client can't close any more, and wakes who waits for its file.
     pub fn close_open(&self, open: &Arc<Open>) {
-        let was = self.place_of(open);
-        if let Err(status) = self.opens.close(open, false) {
+        if let Err(status) = self.close(open, false) {
             tracing::debug!(%status, file = ?open.file.path().components, "closing an open that was left");
         }
+    }
+
+    /// Closes an open and wakes who waits for its file; `clean` as in [`OpenTable::close`](super::open::OpenTable::close), whose
+    /// outcome this gives.
+    pub fn close(&self, open: &Arc<Open>, clean: bool) -> Result<(), Status> {
+        let was = self.place_of(open);
+        let closed = self.opens.close(open, clean);
         self.told_closed(open, &was);
         self.wake(&WakeKey::Open(open.id.volatile));
         self.wake(&WakeKey::File(open.entry.key.clone()));
+        closed
+    }
+
+    /// An open of that file was closed, or its client is away: where a break is left that only opens without a client could
+    /// answer, nobody waits for it.
+    pub fn end_unanswerable(&self, entry: &FileEntry) {
+        for holders in entry.breaking() {
+            let opens: Vec<_> = holders.into_iter().filter_map(|open| self.opens.by_id(open)).collect();
+            if opens.iter().all(|open| open.session_id() == 0) {
+                opens.iter().for_each(|open| self.give_up(open));
+            }
+        }
     }
 
     /// An open is about to change data, or to lock them: whoever caches them is told.

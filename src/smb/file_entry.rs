@@ -172,6 +172,14 @@ impl FileEntry {
         work(&mut self.lock().state.oplocks)
     }
 
+    /// The opens of each hold whose break is to be acknowledged; no mutex where nothing is cached.
+    pub(super) fn breaking(&self) -> Vec<Vec<u64>> {
+        if self.holds.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        self.lock().state.oplocks.breaking().map(<[u64]>::to_vec).collect()
+    }
+
     /// When the first break of this file runs out of time.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.lock().state.oplocks.next_expiry()

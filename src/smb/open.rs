@@ -433,14 +433,18 @@ impl OpenTable {
         }
         life.away = Some(Instant::now() + wait);
         if !guarded {
-            // A resilient one: what is broken meanwhile, nobody would hear of.
-            let free = open.entry.lock().uncache(open.id.volatile);
-            if let Some(lease) = free {
-                locked(&self.leases).remove(&lease);
-            }
+            self.uncache(open); // a resilient one: what is broken meanwhile, nobody would hear of
         }
         self.move_to(open, 0, 0, Weak::new());
         true
+    }
+
+    /// An open stays without its oplock or its part in a lease.
+    pub(super) fn uncache(&self, open: &Open) {
+        let free = open.entry.lock().uncache(open.id.volatile);
+        if let Some(lease) = free {
+            locked(&self.leases).remove(&lease);
+        }
     }
 
     /// Gives an open that waits for its client to a new session.

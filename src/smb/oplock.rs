@@ -415,6 +415,11 @@ impl Oplocks {
         self.holds.iter().any(|hold| hold.holder == sent.holder && told(hold))
     }
 
+    /// The opens of each hold whose break is to be acknowledged.
+    pub fn breaking(&self) -> impl Iterator<Item = &[u64]> {
+        self.holds.iter().filter(|hold| hold.breaking.is_some()).map(|hold| hold.opens.as_slice())
+    }
+
     /// When the first break runs out of time.
     pub fn next_expiry(&self) -> Option<Instant> {
         let since =

@@ -241,6 +241,7 @@ impl Server {
             } else {
                 self.close_open(&open);
             }
+            self.end_unanswerable(&open.entry);
         }
     }
 

@@ -3,7 +3,7 @@
 use smb_proto::msg::close as wire;
 
 use super::{open_of, wire_attributes};
-use crate::smb::request::{Outcome, Reply, Request, WakeKey};
+use crate::smb::request::{Outcome, Reply, Request};
 
 /// Handles a CLOSE. The share's own close status goes to the client: an import tells its late errors so.
 pub fn handle(request: &mut Request<'_>) -> Outcome {
@@ -13,11 +13,8 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         0 => None,
         _ => open.file.metadata().ok(),
     };
-    let was = request.server.place_of(&open);
-    let closed = request.server.opens.close(&open, true);
-    request.server.told_closed(&open, &was);
-    request.server.wake(&WakeKey::Open(open.id.volatile));
-    request.server.wake(&WakeKey::File(open.entry.key.clone()));
+    let closed = request.server.close(&open, true);
+    request.server.end_unanswerable(&open.entry);
     closed?;
     let response = metadata.map_or_else(wire::Response::default, |metadata| wire::Response {
         flags: wire::FLAG_POSTQUERY_ATTRIB,
