@@ -55,9 +55,11 @@ def shares():
     log = made.log.read_text(errors="replace")
     for event in ('event="login"', 'event="share"', 'event="share-refused"', 'event="login-refused"'):
         lab.check(event in log, f"the audit log has {event}")
-    lab.smbclient(made.port, "dir", f"put {made.config} victim; rename victim goner; del goner")
+    lab.smbclient(made.port, "dir", f"put {made.config} victim; put {made.config} victim; rename victim goner; del goner")
     log = made.log.read_text(errors="replace")
     lab.check('event="rename"' in log and 'event="delete"' in log and "goner" in log, "renames and deletions are in the audit log")
+    overwritten = [line for line in log.splitlines() if 'event="overwrite"' in line]
+    lab.check(len(overwritten) == 1 and "victim" in overwritten[0], "an overwritten file is in the audit log, a new one is not")
     lab.check("panicked" not in log, "no panic in the log")
 
 

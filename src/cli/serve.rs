@@ -222,7 +222,7 @@ fn limits(config: &Config) -> Limits {
         login_time: Duration::from_secs(config.limits.login_seconds),
         login_bytes: config.limits.login_bytes,
         idle_time: Duration::from_secs(config.limits.idle_seconds),
-        frame_time: Limits::default().frame_time,
+        frame_time: Duration::from_secs(config.limits.frame_seconds),
         bytes_in_flight: config.limits.bytes_in_flight,
     }
 }

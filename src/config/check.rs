@@ -118,6 +118,7 @@ fn limits(config: &Config, found: &mut Vec<Problem>) {
         ("sessions-per-connection", limits.sessions_per_connection),
         ("login-seconds", limits.login_seconds as usize),
         ("idle-seconds", limits.idle_seconds as usize),
+        ("frame-seconds", limits.frame_seconds as usize),
     ];
     let mut wrong = |key: &str, message: String| found.push((format!("limits.{key}"), message));
     for (key, _) in counts.into_iter().filter(|(_, value)| *value == 0) {

@@ -216,6 +216,8 @@ pub struct LimitsConfig {
     pub login_bytes: u64,
     /// Seconds without a request after which a session counts as lost.
     pub idle_seconds: u64,
+    /// Seconds within which a request that was begun must have arrived whole.
+    pub frame_seconds: u64,
     /// Bytes of large frames and answers in memory at once, over all connections.
     pub bytes_in_flight: usize,
 }
@@ -229,6 +231,7 @@ impl Default for LimitsConfig {
             login_seconds: 30,
             login_bytes: 1 << 20,
             idle_seconds: 900,
+            frame_seconds: 60,
             bytes_in_flight: 128 << 20,
         }
     }

@@ -69,6 +69,14 @@ fn an_error_names_file_line_and_key() {
         ),
         ("[smb]\n\nmin-dialect = \"1.0\"\n", "importfs.toml: line 3: smb.min-dialect: unknown variant `1.0`"),
         ("[import]\nskip-grain = 5\n", "importfs.toml: line 2: import.skip-grain: 5 is not a power of two"),
+        (
+            "[limits]\nframe-seconds = 0\n",
+            "importfs.toml: line 2: limits.frame-seconds: at least 1 is needed",
+        ),
+        (
+            "[limits]\n\nframe-seconds = -1\n",
+            "importfs.toml: line 3: limits.frame-seconds: invalid value: integer `-1`",
+        ),
         ("[server]\nname = \"x\n", "importfs.toml: line 2: "),
         ("[[share]]\nname = \"x\"\n", "importfs.toml: line 1: share: missing field `kind`"),
         (

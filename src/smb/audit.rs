@@ -13,6 +13,9 @@ use super::session::Session;
 const TARGET: &str = "audit";
 /// Refused logins that get a line of their own in a second; the next line counts the others.
 pub const REFUSALS_PER_SECOND: u32 = 50;
+/// Overwritten files that get a line of their own in a second; the next line counts the others. More than a restore over an old
+/// copy makes: one file can be overwritten again and again.
+pub const OVERWRITES_PER_SECOND: u32 = 1000;
 
 /// A session began.
 pub fn login(session: &Session) {
@@ -57,6 +60,28 @@ impl Refusals {
     }
 }
 
+/// Files that were emptied or replaced by a CREATE (MS-SMB2 2.2.13: supersede, overwrite), as many lines a second as
+/// [`OVERWRITES_PER_SECOND`].
+#[derive(Debug)]
+pub struct Overwrites(Mutex<Seldom>);
+
+impl Default for Overwrites {
+    fn default() -> Self {
+        Self(Mutex::new(Seldom::new(OVERWRITES_PER_SECOND)))
+    }
+}
+
+impl Overwrites {
+    /// A file's data were given up for new ones; `superseded`: the file was replaced whole.
+    pub fn note(&self, session: &Session, path: &str, superseded: bool) {
+        let mut seldom = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seldom.note(Instant::now(), |more| {
+            let (session, user) = (session.id, &session.caller().user);
+            tracing::info!(target: TARGET, event = "overwrite", session, %user, path, superseded, more);
+        });
+    }
+}
+
 /// A session ended by its client's wish.
 pub fn logoff(session: &Session) {
     tracing::info!(target: TARGET, event = "logoff", session = session.id, user = %session.caller().user);
@@ -86,4 +111,26 @@ pub fn deleted(session_id: u64, path: &str, outcome: Result<(), Status>) {
 /// A file or directory was renamed, over another where `replace` allowed that.
 pub fn renamed(session: &Session, from: &str, to: &str, replace: bool) {
     tracing::info!(target: TARGET, event = "rename", session = session.id, user = %session.caller().user, from, to, replace);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn overwriting_one_file_again_and_again_fills_no_disk() {
+        let overwrites = Overwrites::default();
+        let begin = Instant::now();
+        let mut told = Vec::new();
+        for step in 0..u64::from(OVERWRITES_PER_SECOND) + 10 {
+            let now = begin + Duration::from_micros(step);
+            overwrites.0.lock().unwrap().note(now, |more| told.push(more));
+        }
+        assert_eq!(told.len(), OVERWRITES_PER_SECOND as usize);
+        overwrites.0.lock().unwrap().note(begin + Duration::from_secs(1), |more| told.push(more));
+        assert_eq!(told.last(), Some(&10));
+    }
 }

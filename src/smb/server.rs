@@ -9,7 +9,7 @@ use std::time::Instant;
 use smb_proto::Status;
 use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_311};
 
-use super::audit::Refusals;
+use super::audit::{Overwrites, Refusals};
 use super::breaks::Leasers;
 use super::buffer::Pool;
 use super::connection::Connection;
@@ -139,6 +139,8 @@ pub struct Server {
     pub guesses: Mutex<Guesses>,
     /// Their lines in the audit log.
     pub refusals: Refusals,
+    /// Overwritten files there.
+    pub overwrites: Overwrites,
     /// Every open file.
     pub opens: OpenTable,
     /// Who watches which directory.
@@ -163,6 +165,7 @@ impl Server {
             door: Arc::default(),
             guesses: Mutex::default(),
             refusals: Refusals::default(),
+            overwrites: Overwrites::default(),
             budget: Budget::new(settings.limits.bytes_in_flight),
             settings,
             pool: Pool::new(),

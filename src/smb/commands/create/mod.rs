@@ -128,7 +128,11 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     match action {
         CreateAction::Created => request.server.told_added(&open),
         CreateAction::Opened => {}
-        CreateAction::Superseded | CreateAction::Overwritten => request.server.told_overwritten(&open),
+        CreateAction::Superseded | CreateAction::Overwritten => {
+            request.server.told_overwritten(&open);
+            let (path, superseded) = (name::display(&open.file.path()), action == CreateAction::Superseded);
+            request.server.overwrites.note(request.session, &path, superseded);
+        }
     }
     let level = if open.lease.is_some() { oplock::LEASE } else { level_of(cached.state) };
     let maximal = maximal & request.tree.maximal_access;
