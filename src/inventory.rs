@@ -250,6 +250,12 @@ pub trait Inventory: Send + Sync {
     fn disks(&self, machine: &Machine) -> Result<Vec<MachineDisk>, InventoryError>;
     /// Makes a snapshot of a virtual machine that does not run. `false`: the one that it goes on from has that name already.
     fn snapshot(&self, machine: &Machine, name: &str, description: &str) -> Result<bool, InventoryError>;
+    /// Whether a virtual machine has a snapshot of that name.
+    fn has_snapshot(&self, machine: &Machine, name: &str) -> Result<bool, InventoryError>;
+    /// Removes a snapshot: what was written since becomes a part of what was before. One that is gone is a success.
+    fn remove_snapshot(&self, machine: &Machine, name: &str) -> Result<(), InventoryError>;
+    /// Privileges that the account lacks on a virtual machine to make a snapshot of it.
+    fn lacks_for_snapshot(&self, machine: &Machine) -> Result<Vec<String>, InventoryError>;
     /// Takes a virtual machine out of the inventory; its files stay. It must not run. One that is gone is a success.
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError>;
     /// Puts a virtual machine back into the inventory as it was before [`Inventory::unregister`].

@@ -59,6 +59,15 @@ impl Inventory for Slow {
     fn snapshot(&self, _: &Machine, _: &str, _: &str) -> Result<bool, InventoryError> {
         unreachable!("it has no virtual machines")
     }
+    fn has_snapshot(&self, _: &Machine, _: &str) -> Result<bool, InventoryError> {
+        unreachable!("it has no virtual machines")
+    }
+    fn remove_snapshot(&self, _: &Machine, _: &str) -> Result<(), InventoryError> {
+        unreachable!("it has no virtual machines")
+    }
+    fn lacks_for_snapshot(&self, _: &Machine) -> Result<Vec<String>, InventoryError> {
+        unreachable!("it has no virtual machines")
+    }
     fn unregister(&self, _: &Machine) -> Result<(), InventoryError> {
         unreachable!("it has no virtual machines")
     }

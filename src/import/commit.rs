@@ -153,7 +153,7 @@ impl Session {
         self.give_back(inner).map_err(|error| internal(error, &plan))?;
         self.reserve_stage(&plan).map_err(|problem| vec![problem])?;
         if let Some(machine) = into {
-            plan = self.enter_snapshot(&plan, &machine)?;
+            plan = self.enter_snapshot(inner, &plan, &machine)?;
         }
         self.make_directories(inner, &plan)?;
         self.record_plan(&plan).map_err(|error| internal(error, &plan))?;

@@ -133,7 +133,8 @@ pub(super) fn shown(path: &[String]) -> String {
 fn completed(cache: &std::path::Path) -> bool {
     crate::journal::Journal::open(&cache.join("journal")).is_ok_and(|(_, records)| {
         let history = super::replay::History::of(&records);
-        (history.completed || history.ledger.is_empty()) && history.left.is_none()
+        let nothing = history.ledger.is_empty() && history.snapshots.is_empty();
+        (history.completed || nothing) && history.left.is_none()
     })
 }
 
@@ -321,7 +322,7 @@ impl Engine {
             let mut inner = session.lock();
             inner.removed = true;
             let complete = matches!(&inner.state, State::Receiving(all) if all.was_complete);
-            (complete || inner.ledger.is_empty()) && inner.left.is_none()
+            (complete || (inner.ledger.is_empty() && inner.snapshots.is_empty())) && inner.left.is_none()
         };
         session.record(&Record::SessionRemoved)?;
         self.lock().remove(&folded(path));

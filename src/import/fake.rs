@@ -15,6 +15,8 @@ pub(super) struct Fake {
     pub(super) dead: bool,
     /// It does not tell which machines there are.
     pub(super) mute: Mutex<bool>,
+    /// Privileges that are missing for a snapshot.
+    pub(super) lacks: Mutex<Vec<String>>,
     /// Names of virtual machines besides those in `machines`.
     pub(super) taken: Vec<&'static str>,
     /// Directories that it does not see.
@@ -151,6 +153,20 @@ impl Inventory for Fake {
             disk.current.path = disk.base.path.replace(".vmdk", &format!("-{:06}.vmdk", snapshots.len()));
         }
         Ok(true)
+    }
+
+    fn has_snapshot(&self, _: &Machine, name: &str) -> Result<bool, InventoryError> {
+        Ok(self.snapshots.lock().unwrap().iter().any(|known| known == name))
+    }
+
+    fn remove_snapshot(&self, machine: &Machine, name: &str) -> Result<(), InventoryError> {
+        assert!(machine.powered_off);
+        self.snapshots.lock().unwrap().retain(|known| known != name);
+        Ok(())
+    }
+
+    fn lacks_for_snapshot(&self, _: &Machine) -> Result<Vec<String>, InventoryError> {
+        Ok(self.lacks.lock().unwrap().clone())
     }
 
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError> {

@@ -8,8 +8,12 @@ use super::formats::cfg::{Cfg, CfgProblem, OnConflict};
 use super::formats::log_text::Event;
 use super::hypervisor::Hypervisor;
 use super::plan::Plan;
-use super::session::Session;
+use super::session::{Inner, Session};
 use crate::inventory::{Inventory, InventoryError, Machine, MachineDisk, StoreFile};
+
+mod ledger;
+
+pub(super) use ledger::Snapshot;
 
 /// What drivers that can't do it are told with.
 pub(super) const DRIVERS: &str =
@@ -35,6 +39,15 @@ pub(super) fn target(
     let Some(machine) = inventory.machine(&cfg.datacenter, &vmx).map_err(failed)? else { return Ok(None) };
     if !machine.powered_off {
         let told = format!("the virtual machine '{}' runs or is suspended; power it off first", machine.name);
+        return Err(vec![cfg.problem(key, told)]);
+    }
+    let lacks = inventory.lacks_for_snapshot(&machine).map_err(failed)?;
+    if !lacks.is_empty() {
+        let told = format!(
+            "the account lacks {} on the virtual machine '{}'; give it the role of docs/vsphere.md there",
+            lacks.join(", "),
+            machine.name
+        );
         return Err(vec![cfg.problem(key, told)]);
     }
     let disks = inventory.disks(&machine).map_err(failed)?;
@@ -113,7 +126,12 @@ fn enter(
 
 impl Session {
     /// The plan of a session that is restored into a snapshot of `machine`, which has it then.
-    pub(super) fn enter_snapshot(&self, plan: &Plan, machine: &Machine) -> Result<Plan, Vec<CfgProblem>> {
+    pub(super) fn enter_snapshot(
+        &self,
+        inner: &mut Inner,
+        plan: &Plan,
+        machine: &Machine,
+    ) -> Result<Plan, Vec<CfgProblem>> {
         let problem = |message: String| vec![plan.asked.problem("on-conflict", message)];
         let inventory =
             self.shared.hypervisors.find(&plan.hypervisor).and_then(|found| found.inventory.clone());
@@ -122,7 +140,20 @@ impl Session {
         // Told apart from other sessions', and the same when a crash has this one begin again.
         let id = self.cache.file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
         let name = format!("importfs {id}");
+        let snapshot = Snapshot {
+            hypervisor: plan.hypervisor.clone(),
+            datacenter: plan.taken.datacenter.clone(),
+            vmx: machine.vmx.clone(),
+            name: name.clone(),
+        };
+        inner.snapshots.retain(|known| *known != snapshot);
+        inner.snapshots.push(snapshot.clone());
+        self.record(&snapshot.record()).map_err(|error| problem(error.to_string()))?;
         let entered = enter(inventory.as_ref(), machine, &name, plan);
+        if entered.is_err() && matches!(inventory.has_snapshot(machine, &name), Ok(false)) {
+            inner.snapshots.retain(|known| *known != snapshot);
+            self.record(&snapshot.removed()).map_err(|error| problem(error.to_string()))?;
+        }
         let (entered, made) = entered.map_err(|error| problem(error.message))?;
         let was = if made { "made" } else { "there already" };
         let note = format!(

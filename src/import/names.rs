@@ -52,6 +52,9 @@ impl Session {
                 for key in std::mem::take(&mut inner.ledger) {
                     self.append(&Record::LedgerRemoved { key })?;
                 }
+                for snapshot in std::mem::take(&mut inner.snapshots) {
+                    self.append(&snapshot.removed())?;
+                }
                 for machine in std::mem::take(&mut inner.registered) {
                     self.append(&machine.removed())?;
                 }

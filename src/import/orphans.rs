@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::error::ImportError;
 use super::hypervisor::Hypervisors;
+use super::into_snapshot::Snapshot;
 use super::plan::Swap;
 use super::pushing;
 use super::registered::Registered;
@@ -22,7 +23,7 @@ use super::replay::History;
 use super::snapshot::read;
 use super::swap::Phase;
 use crate::datastore::Datastore;
-use crate::inventory::Place;
+use crate::inventory::{Place, StoreFile};
 use crate::journal::fold::{self, Left, Object};
 use crate::journal::{Journal, LedgerKey, ObjectKind, Record, replay};
 
@@ -54,7 +55,7 @@ pub struct Orphan {
     pub datastore: String,
     /// Path on it; of a virtual machine, that of its VMX.
     pub path: String,
-    /// `directory`, `extent`, `file`, `virtual machine`, `attachment`.
+    /// `directory`, `extent`, `file`, `virtual machine`, `snapshot` (the path is its machine's VMX), `attachment`.
     pub kind: &'static str,
     /// `there`; `gone`; `changed`: what has its path now is something else; `unknown`: whether the session made it can't be
     /// told, or its datastore does not answer; `attached`.
@@ -202,10 +203,13 @@ pub fn list(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<OrphanSess
                 (objects, machines) = (Vec::new(), Vec::new()); // They are a virtual machine's.
             }
             let replaced = replaced(&history, hypervisors);
-            if objects.is_empty() && left.is_none() && replaced.is_empty() {
+            let snapshots = snapshots(&history);
+            if objects.is_empty() && snapshots.is_empty() && left.is_none() && replaced.is_empty() {
                 continue;
             }
-            let machines = machines.into_iter().map(|machine| machine.orphan(hypervisors));
+            let written = written(&records);
+            let snapshots = snapshots.into_iter().map(|snapshot| snapshot.orphan(written, hypervisors));
+            let machines = machines.into_iter().map(|machine| machine.orphan(hypervisors)).chain(snapshots);
             let objects = objects.iter().map(|object| {
                 let (condition, path) = find(object, hypervisors, &history.swaps);
                 let (state, why) = match condition {
@@ -270,6 +274,7 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
             }));
             continue;
         }
+        left |= clean_snapshots(&session, &journal, &records, hypervisors, &mut told)?;
         let mut objects = fold::objects(&records);
         // Files before the directories that they are in, deep directories before those above them.
         let depth = |object: &Object| object.key.path.matches('/').count();
@@ -304,6 +309,36 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
         }
     }
     Ok(told)
+}
+
+fn snapshots(history: &History) -> Vec<Snapshot> {
+    if history.completed { Vec::new() } else { history.snapshots.clone() }
+}
+
+/// Whether the session may have written to a disk.
+fn written(records: &[Record]) -> bool {
+    records.iter().any(|record| matches!(record, Record::DiskCreated { .. }))
+}
+
+/// Removes snapshots that a session made and wrote nothing behind; whether any is left.
+fn clean_snapshots(
+    session: &str,
+    journal: &Journal,
+    records: &[Record],
+    hypervisors: &Hypervisors,
+    told: &mut Vec<Cleaned>,
+) -> Result<bool, ImportError> {
+    let mut left = false;
+    for snapshot in snapshots(&History::of(records)) {
+        let (outcome, why) = snapshot.clean(written(records), hypervisors);
+        left |= outcome == "kept";
+        if outcome != "kept" {
+            journal.record(&snapshot.removed()).map_err(ImportError::io(session))?;
+        }
+        let StoreFile { datastore, path } = snapshot.vmx;
+        told.push(Cleaned { session: session.to_owned(), datastore, path, outcome, why });
+    }
+    Ok(left)
 }
 
 /// Takes virtual machines out of the inventory that a session registered; whether any is left.

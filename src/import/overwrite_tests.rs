@@ -105,6 +105,15 @@ impl Inventory for Kept {
     fn snapshot(&self, machine: &Machine, name: &str, description: &str) -> Result<bool, InventoryError> {
         self.fake.snapshot(machine, name, description)
     }
+    fn has_snapshot(&self, machine: &Machine, name: &str) -> Result<bool, InventoryError> {
+        self.fake.has_snapshot(machine, name)
+    }
+    fn remove_snapshot(&self, machine: &Machine, name: &str) -> Result<(), InventoryError> {
+        self.fake.remove_snapshot(machine, name)
+    }
+    fn lacks_for_snapshot(&self, machine: &Machine) -> Result<Vec<String>, InventoryError> {
+        self.fake.lacks_for_snapshot(machine)
+    }
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError> {
         self.change("one is unregistered", |fake| fake.unregister(machine))
     }

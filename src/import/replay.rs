@@ -1,6 +1,7 @@
 //! What a session's journal tells: how far everything is. A restart takes it up, and `importfs status` shows it where no
 //! service runs.
 
+use super::into_snapshot::Snapshot;
 use super::plan::{Plan, Swap};
 use super::registered::Registered;
 use super::state::Stage;
@@ -36,6 +37,8 @@ pub(super) struct History {
     pub(super) ledger: Vec<LedgerKey>,
     /// Virtual machines that were registered, or were about to be.
     pub(super) registered: Vec<Registered>,
+    /// Snapshots that were made of virtual machines, or were about to be.
+    pub(super) snapshots: Vec<Snapshot>,
 }
 
 /// A disk, by its session's journal.
@@ -102,6 +105,7 @@ impl History {
             left: fold::left(records),
             ledger,
             registered: Registered::of(records),
+            snapshots: Snapshot::of(records),
         }
     }
 }

@@ -19,6 +19,7 @@ use super::formats::cfg::render_problems;
 use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
 use super::info::{Times, file_time};
+use super::into_snapshot::Snapshot;
 use super::log::SessionLog;
 use super::making::Makings;
 use super::news::OwnChange;
@@ -93,6 +94,8 @@ pub(super) struct Inner {
     pub(super) ledger: Vec<LedgerKey>,
     /// Virtual machines that were registered.
     pub(super) registered: Vec<Registered>,
+    /// Snapshots that were made of virtual machines.
+    pub(super) snapshots: Vec<Snapshot>,
     /// What a push made, or left, that is not complete.
     pub(super) left: Option<Left>,
 }
@@ -161,6 +164,7 @@ impl Session {
             security: Arc::default(),
             ledger: Vec::new(),
             registered: Vec::new(),
+            snapshots: Vec::new(),
             left: None,
         };
         let session = Arc::new(Self {
@@ -193,6 +197,7 @@ impl Session {
         let mut inner = self.lock();
         inner.ledger = history.ledger;
         inner.registered = history.registered;
+        inner.snapshots = history.snapshots;
         inner.left = history.left;
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;

@@ -47,6 +47,8 @@ pub struct LedgerKey {
 pub enum InventoryKind {
     /// A virtual machine, named by its VMX as the API writes it (`[ds1] web/web.vmx`).
     VirtualMachine = 1,
+    /// A snapshot, named by its virtual machine's VMX and its own name, which has the session's number.
+    Snapshot = 2,
 }
 
 /// One thing that happened in a session and must be known after a restart. Disks are numbered as in the CFG.
@@ -438,6 +440,7 @@ impl Reader<'_> {
     fn inventory_kind(&mut self) -> Result<InventoryKind, DecodeError> {
         match self.array()? {
             [1] => Ok(InventoryKind::VirtualMachine),
+            [2] => Ok(InventoryKind::Snapshot),
             _ => Err(DecodeError::Malformed("kind of object")),
         }
     }

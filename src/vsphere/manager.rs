@@ -7,7 +7,7 @@ use super::client::{Account, Client};
 use super::error::VsphereError;
 use super::inventory::Store;
 use super::tls::Trust;
-use super::{describe, machines, preflight, register, snapshots};
+use super::{Ref, describe, machines, preflight, register, snapshots};
 use crate::inventory::{
     Checked, Description, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Registered,
     Registration, StoreFile, Wanted,
@@ -122,6 +122,19 @@ impl Inventory for Manager {
 
     fn snapshot(&self, machine: &Machine, name: &str, description: &str) -> Result<bool, InventoryError> {
         Ok(snapshots::snapshot(&self.client, machine, name, description)?)
+    }
+
+    fn has_snapshot(&self, machine: &Machine, name: &str) -> Result<bool, InventoryError> {
+        Ok(snapshots::find(&self.client, machine, name)?.is_some())
+    }
+
+    fn remove_snapshot(&self, machine: &Machine, name: &str) -> Result<(), InventoryError> {
+        Ok(snapshots::remove(&self.client, machine, name)?)
+    }
+
+    fn lacks_for_snapshot(&self, machine: &Machine) -> Result<Vec<String>, InventoryError> {
+        let machine = Ref::new("VirtualMachine", &machine.id);
+        Ok(preflight::missing_privileges(&self.client, &machine, &[snapshots::PRIVILEGE])?)
     }
 
     fn unregister(&self, machine: &Machine) -> Result<(), InventoryError> {

@@ -12,6 +12,9 @@ use crate::inventory::{Machine, MachineDisk};
 /// What the account needs on a virtual machine that is restored into a snapshot of it.
 pub const PRIVILEGE: &str = "VirtualMachine.State.CreateSnapshot";
 
+/// What it needs there where `importfs orphans clean` removes a snapshot that nothing was written behind.
+pub const REMOVE_PRIVILEGE: &str = "VirtualMachine.State.RemoveSnapshot";
+
 /// Snapshots behind each other: vSphere allows 32.
 const DEPTH_MAX: usize = 64;
 
@@ -61,6 +64,30 @@ fn current(snapshots: &Element) -> Option<&str> {
     None
 }
 
+/// The snapshot of that name, the first from the root.
+pub fn find(client: &Client, machine: &Machine, name: &str) -> Result<Option<Ref>, VsphereError> {
+    let found = client.properties_of(&Ref::new("VirtualMachine", &machine.id), &["snapshot"])?;
+    let mut level: Vec<_> =
+        found.values.get("snapshot").into_iter().flat_map(|all| all.all("rootSnapshotList")).collect();
+    for _ in 0..DEPTH_MAX {
+        if let Some(found) = level.iter().find(|tree| tree.text_at(&["name"]) == name) {
+            return Ok(Some(Ref::new("VirtualMachineSnapshot", found.text_at(&["snapshot"]))));
+        }
+        level = level.into_iter().flat_map(|tree| tree.all("childSnapshotList")).collect();
+    }
+    Ok(None)
+}
+
+/// Removes the snapshot of that name, and no other: the disks stay as they are.
+pub fn remove(client: &Client, machine: &Machine, name: &str) -> Result<(), VsphereError> {
+    let Some(snapshot) = find(client, machine, name)? else { return Ok(()) };
+    let what = format!("the snapshot '{name}' of '{}' can't be removed", machine.name);
+    client.run_task("RemoveSnapshot_Task", &snapshot, REGISTER_TIMEOUT, &what, |w| {
+        w.value("removeChildren", false);
+    })?;
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -97,6 +124,26 @@ mod tests {
         let file = |path: &str| StoreFile { datastore: "ds".into(), path: path.into() };
         let disk = MachineDisk { current: file("web/x-000002.vmdk"), base: file("web/x.vmdk"), size: 4096 };
         assert_eq!(disks(&script_client(&script), &machine()).unwrap(), [disk]);
+    }
+
+    #[test]
+    fn one_is_removed_by_its_name_and_no_other() {
+        let script = Script::new();
+        let tree = "<val><currentSnapshot type=\"VirtualMachineSnapshot\">s-2</currentSnapshot><rootSnapshotList><snapshot>s-1</snapshot>\
+            <name>old</name><childSnapshotList><snapshot>s-2</snapshot><name>mine</name></childSnapshotList></rootSnapshotList></val>";
+        let client = script_client(&script);
+        answer(&script, &[("snapshot", tree)]);
+        remove(&client, &machine(), "gone").unwrap();
+        assert!(script.requests("RemoveSnapshot_Task").is_empty());
+        answer(&script, &[("snapshot", tree)]);
+        script.fault(
+            "RemoveSnapshot_Task",
+            &fault("NoPermission", &format!("<privilegeId>{REMOVE_PRIVILEGE}</privilegeId>")),
+        );
+        let refused = remove(&client, &machine(), "mine").unwrap_err().to_string();
+        assert!(refused.contains("the snapshot 'mine' of 'web' can't be removed"), "{refused}");
+        let asked = &script.requests("RemoveSnapshot_Task")[0];
+        assert_eq!((asked.text_at(&["_this"]), asked.text_at(&["removeChildren"])), ("s-2", "false"));
     }
 
     #[test]

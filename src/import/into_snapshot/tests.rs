@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use crate::datastore::altered::Altered;
 use crate::datastore::{Capabilities, Datastore, DirectoryDatastore};
 use crate::import::fake::{Fake, machine};
-use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
-use crate::import::{Engine, EngineSettings, How, ImportError, Session};
+use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
 use crate::inventory::{Inventory, Machine, MachineDisk, StoreFile};
 
 const SIZE: usize = 1 << 18;
@@ -108,6 +108,113 @@ fn the_snapshots_disk_is_written_whole_and_what_it_was_stays() {
     assert_eq!(fake.snapshots.lock().unwrap().len(), 1, "one snapshot, whatever comes between");
     assert!(fake.registered.lock().unwrap().is_empty(), "it is registered already");
     assert!(read(&session, "import.log").contains("keeps the VMX that it has"));
+    // It may run from here on: nothing is written into it any more, and its snapshot is no orphan.
+    let refused = put(&session, "a-flat.vmdk", &image()).unwrap_err();
+    assert!(matches!(refused, ImportError::OfMachine { .. }), "{refused}");
+    assert!(refused.to_string().contains("to restore into it again, delete this directory"), "{refused}");
+    put(&session, "a.vmx", b"scsi0:0.fileName = \"a.vmdk\"\n").unwrap();
+    drop(session);
+    delete(&engine);
+    assert_eq!(listed(root.path(), &fake), []);
+    assert_eq!(fake.snapshots.lock().unwrap().len(), 1);
+}
+
+/// Deletes the session as `deltree` does.
+fn delete(engine: &Engine) {
+    let path = ["vm".to_owned()];
+    let session = engine.session(&path).unwrap();
+    for info in session.list().into_iter().filter(|info| !info.own) {
+        session.delete(&info.name).unwrap();
+    }
+    drop(session);
+    engine.remove_directory(&path).unwrap();
+}
+
+fn on(root: &Path, fake: &Arc<Fake>) -> Hypervisors {
+    let store = Arc::new(DirectoryDatastore::open(&root.join("ds1")).unwrap());
+    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
+    let inventory = Some(Arc::<Fake>::clone(fake) as Arc<dyn Inventory>);
+    Hypervisors(vec![Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory }])
+}
+
+/// What `orphans list` tells: kind, state, why.
+fn listed(root: &Path, fake: &Arc<Fake>) -> Vec<(&'static str, &'static str, String)> {
+    let found = orphans::list(&root.join("data"), &on(root, fake)).unwrap();
+    let objects = found.into_iter().flat_map(|session| session.objects);
+    objects.map(|object| (object.kind, object.state, object.why.unwrap_or_default())).collect()
+}
+
+#[test]
+fn a_snapshot_that_half_a_restore_is_behind_is_told_and_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    {
+        let engine = engine(root.path(), &fake);
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", &image()[..SIZE / 2]).unwrap();
+    }
+    let told = listed(root.path(), &fake);
+    assert_eq!((told.len(), told[0].0, told[0].1), (1, "snapshot", "there"), "of an open session too");
+    assert!(
+        told[0].2.contains("half of a restore is in the disks of 'web' since its snapshot 'importfs "),
+        "{told:?}"
+    );
+    delete(&engine(root.path(), &fake));
+    assert_eq!(listed(root.path(), &fake).len(), 1);
+    for _ in 0..2 {
+        let told = orphans::clean(&root.path().join("data"), &on(root.path(), &fake)).unwrap();
+        assert_eq!((told[0].path.as_str(), told[0].outcome), ("web/a.vmx", "kept"));
+        assert!(told[0].why.iter().any(|why| why.contains("revert to that")), "{told:?}");
+        assert_eq!(fake.snapshots.lock().unwrap().len(), 1);
+    }
+    // Its administrator has done it.
+    fake.snapshots.lock().unwrap().clear();
+    assert_eq!(listed(root.path(), &fake)[0].1, "gone");
+    orphans::clean(&root.path().join("data"), &on(root.path(), &fake)).unwrap();
+    assert_eq!(listed(root.path(), &fake), []);
+}
+
+#[test]
+fn one_that_nothing_was_written_behind_is_removed_while_the_machine_is_off() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    drop(session);
+    delete(&engine);
+    let clean = || orphans::clean(&root.path().join("data"), &on(root.path(), &fake)).unwrap()[0].outcome;
+    fake.machines.lock().unwrap()[0].powered_off = false;
+    assert_eq!(clean(), "kept");
+    fake.machines.lock().unwrap()[0].powered_off = true;
+    *fake.mute.lock().unwrap() = true;
+    assert_eq!((clean(), listed(root.path(), &fake)[0].1), ("kept", "unknown"));
+    *fake.mute.lock().unwrap() = false;
+    assert_eq!(clean(), "removed");
+    assert!(fake.snapshots.lock().unwrap().is_empty() && listed(root.path(), &fake).is_empty());
+}
+
+#[test]
+fn a_snapshot_that_was_not_made_is_none_of_the_ledgers() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    let engine = engine(root.path(), &fake);
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    *fake.lacks.lock().unwrap() = vec!["VirtualMachine.State.CreateSnapshot".into()];
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    let errors = read(&session, "vm.cfg.err");
+    assert!(
+        errors.contains(
+            "on-conflict: the account lacks VirtualMachine.State.CreateSnapshot on the virtual machine 'web'"
+        ),
+        "{errors}"
+    );
+    fake.lacks.lock().unwrap().clear();
+    *fake.refuses.lock().unwrap() = 1;
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    assert!(read(&session, "vm.cfg.err").contains("the pool is full"));
+    assert_eq!(listed(root.path(), &fake), []);
 }
 
 #[test]

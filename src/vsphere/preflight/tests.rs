@@ -244,7 +244,7 @@ fn privileges_are_documented_and_in_the_role() {
         .map(|(.., privilege)| privilege)
         .chain(crate::vsphere::appliance::PRIVILEGES)
         .chain([&UNREGISTER])
-        .chain([&crate::vsphere::snapshots::PRIVILEGE])
+        .chain([&crate::vsphere::snapshots::PRIVILEGE, &crate::vsphere::snapshots::REMOVE_PRIVILEGE])
         .collect();
     for privilege in &needed {
         assert!(page.contains(&format!("`{privilege}`")), "docs/vsphere.md lacks {privilege}");
