@@ -15,19 +15,12 @@ use smb_proto::msg::create::disposition;
 use smb_proto::msg::negotiate::{DIALECT_202, DIALECT_300, DIALECT_302, DIALECT_311, SIGNING_REQUIRED};
 use smb_proto::testing::{Client, ClientError, Link, LoginOptions, Offer, Peer, Protection};
 use smb_proto::{Command, Status};
-use support::{OTHER, PASSWORD, Pair, USER, World};
+use support::{OTHER, PASSWORD, Pair, USER, World, status};
 
 const DIALECTS: [u16; 5] = [0x0202, 0x0210, 0x0300, 0x0302, 0x0311];
 
 /// Changes a sealed frame; the number is another session's id.
 type Bend = fn(&mut Vec<u8>, u64);
-
-fn status<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Status {
-    match outcome {
-        Err(ClientError::Status(status)) => status,
-        other => panic!("not a status: {other:?}"),
-    }
-}
 
 fn only(dialect: u16) -> Offer {
     Offer { dialects: vec![dialect], ..Offer::default() }

@@ -18,7 +18,9 @@ use importfs::smb::dispatch::{self, Output};
 use importfs::smb::job::Job;
 use importfs::smb::server::{Server, Settings, ShareEntry, ShareKind, Users};
 use importfs::smb::share::Share;
+use smb_proto::Status;
 use smb_proto::auth::ntlm::nt_hash;
+use smb_proto::msg::lock::{Element, FLAG_EXCLUSIVE};
 use smb_proto::testing::{Client, ClientError, Link, Offer, Peer};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -185,4 +187,20 @@ impl Drop for Pair {
     fn drop(&mut self) {
         self.take(&Output { disconnect: true, ..Output::default() });
     }
+}
+
+/// FILE_DIRECTORY_FILE.
+pub(crate) const DIRECTORY: u32 = 1;
+
+/// The status that a request was refused with.
+pub(crate) fn status<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> Status {
+    match outcome {
+        Err(ClientError::Status(status)) => status,
+        other => panic!("not a status: {other:?}"),
+    }
+}
+
+/// One range for a LOCK.
+pub(crate) fn exclusive(offset: u64, length: u64, flags: u32) -> Vec<Element> {
+    vec![Element { offset, length, flags: FLAG_EXCLUSIVE | flags }]
 }
