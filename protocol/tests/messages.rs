@@ -160,6 +160,14 @@ proptest! {
     }
 
     #[test]
+    fn app_instances(id in any::<[u8; 16]>(), high in any::<u64>(), low in any::<u64>()) {
+        use smb_proto::msg::create::context::{AppVersion, decode_app_instance_id, encode_app_instance_id};
+        prop_assert_eq!(decode_app_instance_id(&encode_app_instance_id(id)).unwrap(), id);
+        let version = AppVersion { high, low };
+        prop_assert_eq!(AppVersion::decode(&version.encode()).unwrap(), version);
+    }
+
+    #[test]
     fn leases(key in any::<[u8; 16]>(), state in 0_u32..8, epoch in any::<u16>(), v2 in any::<bool>()) {
         let v2 = v2.then_some(LeaseV2 { parent_key: key, epoch });
         let lease = Lease { key, state, flags: 4, v2 };

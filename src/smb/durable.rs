@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use smb_proto::Status;
+use smb_proto::msg::create::context::AppInstance;
 
 use super::open::locked;
 
@@ -36,6 +37,8 @@ pub struct Owner {
     pub client: [u8; 16],
     /// The CreateGuid, where there was one.
     pub create_guid: Option<[u8; 16]>,
+    /// The application's instance, where the CREATE had one. No claim needs it.
+    pub app_instance: Option<AppInstance>,
 }
 
 /// How long an open lives on by itself.
@@ -178,7 +181,7 @@ mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner { user: "Import".into(), client: [1; 16], create_guid: Some([2; 16]) }
+        Owner { user: "Import".into(), client: [1; 16], create_guid: Some([2; 16]), app_instance: None }
     }
 
     fn claim() -> Claim {

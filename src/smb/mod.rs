@@ -5,6 +5,7 @@
 //! A reader starts with [`request`]: what a command's handler is given and may answer.
 
 mod answer;
+pub mod app_instance;
 pub mod audit;
 pub mod breaks;
 pub mod buffer;

@@ -15,6 +15,7 @@ use smb_proto::msg::FileId;
 use smb_proto::msg::change_notify::filter;
 use smb_proto::msg::create::oplock;
 
+use super::app_instance::AppInstances;
 use super::audit;
 use super::changes::{Untold, share_id};
 use super::channel_sequence::ChannelSequence;
@@ -170,6 +171,8 @@ pub struct OpenTable {
     away: Mutex<HashSet<u64>>,
     /// CREATEs of version 2.
     pub guids: Arc<Guids>,
+    /// CREATEs of applications that fail over.
+    pub apps: AppInstances,
     next: AtomicU64,
     hasher: RandomState,
 }
@@ -185,6 +188,7 @@ impl Default for OpenTable {
             directories: LeasedDirectories::default(),
             away: Mutex::default(),
             guids: Arc::default(),
+            apps: AppInstances::default(),
             next: AtomicU64::new(1),
             hasher: RandomState::new(),
         }
@@ -346,6 +350,7 @@ impl OpenTable {
             enumeration: Mutex::default(),
             closed: AtomicBool::new(false),
         });
+        self.apps.enter(&open.owner, gate.id);
         gate.entry = None; // the open holds the share mode from here on
         gate.breaks = Vec::new();
         let mut shard = self.open_shard(gate.id).write().unwrap_or_else(PoisonError::into_inner);
@@ -367,6 +372,7 @@ impl OpenTable {
         self.open_shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         locked(&self.away).remove(&id);
         self.guids.remove(&open.owner, id);
+        self.apps.remove(&open.owner, id);
         self.directories.remove(id);
         locked(&open.enumeration).listing = None;
         let delete = {

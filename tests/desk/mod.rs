@@ -69,20 +69,30 @@ impl Desk {
 
     /// A client with a session of `user` and a tree on the share. Clients of one `guid` are one client to leases.
     pub fn client(&self, guid: u8, user: &str) -> Client {
+        self.client_of(guid, user, negotiate::DIALECT_302)
+    }
+
+    /// The same at another dialect.
+    pub fn client_of(&self, guid: u8, user: &str, dialect: u16) -> Client {
+        self.client_with(guid, user, dialect, 0x001F_01FF)
+    }
+
+    /// One that the share grants no more than that access.
+    pub fn client_with(&self, guid: u8, user: &str, dialect: u16, maximal_access: u32) -> Client {
         let negotiated = Negotiated {
             offered: validate_negotiate::Request {
                 capabilities: 0x7F,
                 client_guid: [guid; 16],
                 security_mode: 1,
-                dialects: vec![negotiate::DIALECT_302],
+                dialects: vec![dialect],
             },
             answered: validate_negotiate::Response {
                 capabilities: 0,
                 server_guid: [7; 16],
                 security_mode: 1,
-                dialect: negotiate::DIALECT_302,
+                dialect,
             },
-            dialect: negotiate::DIALECT_302,
+            dialect,
             cipher: 0,
             signing: negotiate::SIGNING_AES_CMAC,
         };
@@ -97,7 +107,7 @@ impl Desk {
         }));
         self.server.add_session(Arc::clone(&session)).unwrap();
         let entry = Arc::clone(self.server.share("dir").unwrap());
-        let tree = session.connect(entry, 0x001F_01FF).unwrap();
+        let tree = session.connect(entry, maximal_access).unwrap();
         self.channel(&session, tree.id)
     }
 

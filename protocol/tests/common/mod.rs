@@ -46,6 +46,8 @@ fn decode_contexts(request: &msg::create::Request<'_>) {
         let _ = c::DurableV2Request::decode(data);
         let _ = c::DurableV2Reconnect::decode(data);
         let _ = c::Lease::decode(data);
+        let _ = c::decode_app_instance_id(data);
+        let _ = c::AppVersion::decode(data);
     }
     let _ = request.name.decode();
 }

@@ -25,6 +25,10 @@ pub const TWRP: &[u8] = b"TWrp";
 pub const QFID: &[u8] = b"QFid";
 /// Ask for a lease; version 1 and 2 differ by length.
 pub const RQLS: &[u8] = b"RqLs";
+/// The application's instance, SMB2_CREATE_APP_INSTANCE_ID: a GUID as it stands on the wire.
+pub const APP_INSTANCE_ID: &[u8] = b"\x45\xBC\xA6\x6A\xEF\xA7\xF7\x4A\x90\x08\xFA\x46\x2E\x14\x4D\x74";
+/// Its version, SMB2_CREATE_APP_INSTANCE_VERSION.
+pub const APP_INSTANCE_VERSION: &[u8] = b"\xB9\x82\xD0\xB7\x3B\x56\x07\x4F\xA0\x7B\x52\x4A\x81\x16\xA0\x10";
 
 /// Lease state bit: reads may be cached.
 pub const LEASE_READ: u32 = 0x01;
@@ -264,6 +268,58 @@ impl DurableV2Reconnect {
         out.put_u32(self.flags);
         out
     }
+}
+
+/// An application that fails over from machine to machine with what it has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppInstance {
+    /// AppInstanceId.
+    pub id: [u8; 16],
+    /// Its version, where it has one.
+    pub version: Option<AppVersion>,
+}
+
+/// SMB2_CREATE_APP_INSTANCE_VERSION (2.2.13.2.15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AppVersion {
+    /// AppInstanceVersionHigh.
+    pub high: u64,
+    /// AppInstanceVersionLow.
+    pub low: u64,
+}
+
+impl AppVersion {
+    /// Decodes the context's data.
+    pub fn decode(data: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(data, "AppInstanceVersion");
+        r.skip(8)?; // StructureSize, Reserved, Padding
+        Ok(Self { high: r.u64()?, low: r.u64()? })
+    }
+
+    /// The context's data.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        out.put_u16(24);
+        out.put_zeros(6);
+        out.put_u64(self.high);
+        out.put_u64(self.low);
+        out
+    }
+}
+
+/// SMB2_CREATE_APP_INSTANCE_ID (2.2.13.2.13): AppInstanceId.
+pub fn decode_app_instance_id(data: &[u8]) -> Result<[u8; 16], DecodeError> {
+    let mut r = Reader::new(data, "AppInstanceId");
+    r.skip(4)?; // StructureSize, Reserved
+    r.array()
+}
+
+/// The same, of a request.
+pub fn encode_app_instance_id(id: [u8; 16]) -> [u8; 20] {
+    let mut out = [0; 20];
+    out[0] = 20;
+    out[4..].copy_from_slice(&id);
+    out
 }
 
 /// RqLs, request and response alike (2.2.13.2.8, 2.2.13.2.10, 2.2.14.2.10, 2.2.14.2.11).

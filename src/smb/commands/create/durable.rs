@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smb_proto::msg::FileId;
 use smb_proto::msg::create::context::{
-    self, Contexts, DurableV2Reconnect, DurableV2Request, Lease, decode_durable_reconnect,
+    self, AppInstance, Contexts, DurableV2Reconnect, DurableV2Request, Lease, decode_durable_reconnect,
     decode_durable_request,
 };
 use smb_proto::msg::create::{self as wire, oplock};
@@ -61,9 +61,13 @@ impl Asked {
 }
 
 /// Whose an open of this request is.
-pub(super) fn owner(request: &Request<'_>, create_guid: Option<[u8; 16]>) -> Owner {
+pub(super) fn owner(
+    request: &Request<'_>,
+    create_guid: Option<[u8; 16]>,
+    app_instance: Option<AppInstance>,
+) -> Owner {
     let user = Arc::clone(&request.session.caller().user);
-    Owner { user, client: request.connection.client_guid(), create_guid }
+    Owner { user, client: request.connection.client_guid(), create_guid, app_instance }
 }
 
 /// The lease of a request that wants an open back: it says whose, whatever level is asked for.
@@ -97,7 +101,7 @@ fn take_back(
         return Err(Status::OBJECT_NAME_NOT_FOUND.into());
     }
     let claim = Claim {
-        owner: owner(request, guid),
+        owner: owner(request, guid, None),
         lease: lease_key(request, message.contexts)?,
         by_guid: guid.is_some(),
     };

@@ -1,5 +1,6 @@
 //! CREATE (MS-SMB2 3.3.5.9; MS-FSA 2.1.5.1).
 
+mod app_instance;
 mod durable;
 
 use std::sync::Arc;
@@ -63,6 +64,10 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     if open_request.desired_access & access::ALL & !request.tree.maximal_access != 0 {
         return Err(Status::ACCESS_DENIED.into());
     }
+    let app = app_instance::decode(message.contexts, request.connection.dialect())?;
+    if let Some(asked) = app {
+        app_instance::take_over(request, asked, &open_request)?;
+    }
     let lease = leasing(request, &message)?;
     if lease.is_some() {
         request.server.enter_leaser(request.connection);
@@ -112,7 +117,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
         connection: Arc::downgrade(request.connection),
         wanted,
         parent_lease: parent_lease(request, lease),
-        owner: durable::owner(request, create_guid),
+        owner: durable::owner(request, create_guid, app),
         share: Arc::clone(&request.tree.entry),
         action,
         granted,
