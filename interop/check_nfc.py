@@ -296,6 +296,27 @@ def hanging(server, sim, source, name):
     return restore, put
 
 
+def sealed(server, sim, source):
+    """kill -9 while the nvram goes up: the machine is complete, and is taken as it is. And nothing is made of what comes again after it."""
+    sim.reset()
+    restore = Restore(server, sim, source, "sealed").begun()
+    (source / "sealed.nvram").write_bytes(b"firmware")
+    restore.do("cd sealed; put sealed.nvram")
+    sim.rule("PUT", "wait", Millis=3000)
+    put = restore.vmx(wait=False)
+    lab.check(until(lambda: sim.state()["calls"].get("PUT")), "sealed: the nvram hangs")
+    server.kill()
+    put.communicate(timeout=60)
+    sim.expire()
+    server.start()
+    lab.check(until(lambda: "done importing" in restore.read("import.log")), "sealed: it goes on by itself")
+    calls = sim.state()["calls"]
+    lab.check(calls.get("ImportVApp") == 1 and "Destroy_Task" not in calls and len(restore.vms()) == 1, f"sealed: made once {calls.get('ImportVApp')}")
+    put = restore.extents()
+    lab.check("NT_STATUS_MEDIA_WRITE_PROTECTED" in put.stdout and "is registered and may run" in restore.read("import.log"), f"sealed: its disk again is refused {put.stdout[-200:]!r}")
+    lab.check("NT_STATUS" not in restore.vmx().stdout and sim.state()["calls"].get("ImportVApp") == 1, "sealed: the same VMX is no second machine")
+
+
 def killed(server, sim, source):
     restore, put = hanging(server, sim, source, "killed")
     status = json.loads(server.run("status", "--json").stdout)
@@ -423,6 +444,7 @@ name = "other"
     apart(server, sim, source)
     preflight(server, sim, source, store)
     retried(server, sim, source)
+    sealed(server, sim, source)
     killed(server, sim, source)
     stopped(server, sim, source)
     called_off(server, sim, source)

@@ -142,6 +142,9 @@ func (l *lab) folder(w http.ResponseWriter, r *http.Request, cookie string) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	if rule != nil && rule.Action == "wait" {
+		time.Sleep(time.Duration(rule.Millis) * time.Millisecond)
+	}
 	if rule != nil && rule.Action == "status" {
 		w.WriteHeader(rule.Status)
 		return

@@ -36,6 +36,9 @@ pub struct Trace {
     /// The server's name for the machine, once it is known.
     #[serde(default)]
     pub machine: Option<String>,
+    /// The server has said that it is complete.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// What became of it.
@@ -80,7 +83,8 @@ fn look(client: &Client, trace: &Trace) -> Result<Option<Found>, VsphereError> {
 
 /// Undoes what is left of a lease that was not completed, and says what there is then. A lease that is still open is aborted.
 pub fn settle(client: &Client, trace: &Trace) -> Result<Remains, VsphereError> {
-    let state = trace.lease.as_ref().map(|id| Ref::new("HttpNfcLease", id)).map(|lease| {
+    let open = trace.lease.as_ref().filter(|_| !trace.complete);
+    let state = open.map(|id| Ref::new("HttpNfcLease", id)).map(|lease| {
         let state = client.properties_of(&lease, &["state"]).map(|lease| lease.text("state").to_owned());
         // One that can't be looked at may be another session's, which has ended with its service.
         if !matches!(state.as_deref(), Ok("done" | "error")) {
@@ -89,7 +93,7 @@ pub fn settle(client: &Client, trace: &Trace) -> Result<Remains, VsphereError> {
         state
     });
     // A lease that can't be found is of no help: a server forgets those that are over.
-    let completed = matches!(state, Some(Ok(state)) if state == "done");
+    let completed = trace.complete || matches!(state, Some(Ok(state)) if state == "done");
     let Some(found) = look(client, trace)? else {
         remove_directories(client, trace)?;
         return Ok(Remains::Gone);
@@ -144,6 +148,7 @@ mod tests {
             directories: Vec::new(),
             lease: Some("l-1".into()),
             machine: None,
+            complete: false,
         }
     }
 
@@ -208,6 +213,29 @@ mod tests {
         let trace = Trace { machine: Some("vm-8".into()), ..trace() };
         assert_eq!(settle(&script_client(&script), &trace).unwrap(), Remains::Gone);
         assert!(script.requests("Destroy_Task").is_empty());
+    }
+
+    #[test]
+    fn one_that_was_said_to_be_complete_is_whatever_became_of_its_lease() {
+        let script = script();
+        machine(&script, &trace().instance, &trace().vmx, "poweredOff");
+        let noted = serde_json::to_string(&Trace { complete: true, ..trace() }).unwrap();
+        let noted: Trace = serde_json::from_str(&noted).unwrap();
+        let stays = Remains::Complete(Ref::new("VirtualMachine", "vm-7"));
+        assert_eq!(settle(&script_client(&script), &noted).unwrap(), stays);
+        assert!(
+            script.requests("Destroy_Task").is_empty() && script.requests("HttpNfcLeaseAbort").is_empty()
+        );
+        // A trace of a version that did not note it.
+        let before = noted_before();
+        assert!(!before.complete && before.instance == trace().instance);
+    }
+
+    fn noted_before() -> Trace {
+        let text = serde_json::to_value(trace()).unwrap();
+        let mut fields = text.as_object().unwrap().clone();
+        fields.remove("complete");
+        serde_json::from_value(fields.into()).unwrap()
     }
 
     #[test]

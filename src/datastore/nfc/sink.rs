@@ -117,6 +117,7 @@ impl Nfc {
             directories: self.missing_directories(machine, &target.stores)?,
             lease: None,
             machine: None,
+            complete: false,
         };
         note_trace(told, &trace)?;
         for (datastore, path) in &trace.directories {
@@ -132,7 +133,12 @@ impl Nfc {
         trace.machine = Some(lease.entity.id.clone());
         note_trace(told, &trace)?;
         self.upload_all(machine, &spec, &lease, &wanted, told)?;
-        lease.complete(&what)
+        let made = lease.complete(&what)?;
+        // A server forgets a lease that is over: a kill from here on must not take it for one that was cut short.
+        if let Err(error) = note_trace(told, &Trace { complete: true, ..trace }) {
+            tracing::warn!("{}: {error}", machine.session); // It is complete all the same.
+        }
+        Ok(made)
     }
 
     /// Directories of the machine and its disks that do not exist yet. Servers differ in which they make by themselves.
