@@ -3,6 +3,7 @@
 The datastore is mounted here, as NFS would be: a directory that both importfs and the simulator use.
 """
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -396,6 +397,37 @@ def told(server, source, sim):
     lab.check(client.interim - before == 1 and took > 3.5, f"an interim response comes before the answer after {took:.1f} s: {client.interim - before}")
 
 
+def sealed(server, sim, store):
+    """Every way in which a client could change the disk of the registered machine `web`, by its handles."""
+    flat = store / "web" / "web-flat.vmdk"
+    kept = flat.read_bytes()
+    client = smb2.Client(server.port, "import", lab.USER, lab.PASSWORD)
+    path, protected, maximum = "web/web-flat.vmdk", 0xC00000A2, 0x02000000
+
+    def refused(what, action):
+        try:
+            action()
+            status = 0
+        except smb2.SmbError as error:
+            status = error.status
+        lab.check(status == protected and flat.read_bytes() == kept, f"sealed: {what} is refused {status:#010x}")
+
+    for disposition, what in [(0, "superseding"), (1, "opening for writing"), (3, "opening if"), (4, "overwriting"), (5, "overwriting if")]:
+        refused(what, lambda disposition=disposition: client.create(path, disposition))
+    refused("a differential", lambda: client.create("web/web-flat.pancbt", 5))
+    handle = client.create(path, 1, maximum)
+    handle.set_times(0, 0, 0x01D0000000000000, 0)
+    lab.check(handle.read(0, 512) == kept[:512], "sealed: whoever asks for all that is allowed reads, and sets times")
+    refused("writing by that", lambda: handle.write(0, bytes(512)))
+    refused("cutting", lambda: handle.set_end(0))
+    refused("allocation", lambda: handle.set_info(19, struct.pack("<Q", 0)))
+    refused("FSCTL_SET_ZERO_DATA", lambda: handle.fsctl(0x000980C8, struct.pack("<QQ", 0, 65536)))
+    key = handle.fsctl(0x00140078, b"")[:24]
+    refused("FSCTL_SRV_COPYCHUNK", lambda: handle.fsctl(0x001440F2, key + struct.pack("<II", 1, 0) + struct.pack("<QQII", 65536, 0, 65536, 0)))
+    handle.close()
+    client.close()
+
+
 def misled(work, source, sim):
     """The configuration's path leads elsewhere than the datastore."""
     wrong = work / "not-the-datastore"
@@ -488,6 +520,7 @@ def main():
     sim = vlab.Vcsim(work / "sim", {"ds1": store, "other": other})
     server = Server(work / "server", sim, store, f'thumbprint = "{sim.sha256}"')
     whole(server, source, sim, store)
+    sealed(server, sim, store)
     preflight(server, source, sim)
     conflicts(server, source, sim, store)
     failures(server, source, sim, store)

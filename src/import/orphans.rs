@@ -265,7 +265,7 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
             fs::remove_file(&path).map_err(ImportError::io(&shown))?;
             continue;
         }
-        let mut left = clean_machines(&session, &journal, &records, hypervisors, &mut told)?;
+        let mut left = !completed && clean_machines(&session, &journal, &records, hypervisors, &mut told)?;
         if left {
             let why = Some("a virtual machine of the inventory may use it".to_owned());
             told.extend(fold::objects(&records).into_iter().map(|object| {
