@@ -1,4 +1,4 @@
-//! Requests whose buffers lie where they may not, that end early, or that claim sizes (rows 4 and 5 of the bug classes in
+//! Requests whose buffers lie where they may not, that end early, or that claim sizes (rows 4 to 6 of the bug classes in
 //! `bad_requests.rs`), over a whole session in memory.
 
 #![allow(clippy::unwrap_used)]
@@ -9,7 +9,7 @@ use smb_proto::fscc::fsctl::code;
 use smb_proto::msg::FileId;
 use smb_proto::msg::create::disposition::{OPEN, OPEN_IF};
 use smb_proto::msg::lock::FLAG_FAIL_IMMEDIATELY;
-use smb_proto::testing::{ClientError, Draft, Peer, Protection};
+use smb_proto::testing::{ClientError, Draft, Link, Peer, Protection};
 use smb_proto::{Command, Status};
 use support::{DIRECTORY, Pair, World, exclusive, status};
 
@@ -181,5 +181,31 @@ fn claimed_sizes_are_refused() {
             let found = peer.set(file, class, data);
             assert!(matches!(found, Err(ClientError::Status(_))), "class {class}: {data:x?}: {found:?}");
         }
+    }
+}
+
+/// Row 6: no compression is ever negotiated, so a compressed message is none, whatever it claims to grow to (MS-SMB2 3.3.5.2.13).
+#[test]
+fn compressed_messages_end_the_connection() {
+    let world = World::plain();
+    for (size, algorithm, flags, offset) in
+        [(100, 1_u16, 0_u16, 0), (u32::MAX, 1, 0, 0), (100, 0, 1, u32::MAX), (1 << 30, 4, 1, 16)]
+    {
+        let mut frame = b"\xfcSMB".to_vec();
+        frame.extend(u32::to_le_bytes(size));
+        frame.extend(algorithm.to_le_bytes());
+        frame.extend(flags.to_le_bytes());
+        frame.extend(u32::to_le_bytes(offset));
+        frame.extend([0x5A; 64]);
+        let mut peer = world.modern("dir");
+        peer.link.send(&frame).unwrap();
+        assert!(peer.link.closed, "plain: {size} {algorithm} {flags} {offset}");
+        let mut peer = world.modern("dir");
+        let sealed = peer.client.seal(&frame, peer.client.session_id);
+        peer.link.send(&sealed).unwrap();
+        assert!(peer.link.closed, "encrypted: {size} {algorithm} {flags} {offset}");
+        let mut early = world.pair();
+        early.send(&frame).unwrap();
+        assert!(early.closed, "before any login");
     }
 }

@@ -111,6 +111,24 @@ fn links_of_a_compound_that_lead_nowhere_end_the_connection() {
             assert!(peer.link.closed, "NextCommand {next}, {protection:?}");
             assert!(!world.path("dir/b").exists(), "NextCommand {next}");
         }
+        // A whole request, but not where one may begin.
+        for off in [1, 2, 4, 7] {
+            let world = World::plain();
+            let mut peer = world.modern("dir");
+            peer.client.protection = Protection::Plain;
+            let (first, second) = (peer.create_draft("a", OPEN_IF, 0), peer.create_draft("b", OPEN_IF, 0));
+            let mut frame = peer.client.frame(&[first]);
+            frame.resize(frame.len().next_multiple_of(8) + off, 0);
+            let next = frame.len() as u32;
+            frame[20..24].copy_from_slice(&next.to_le_bytes());
+            frame.extend(peer.client.frame(&[second]));
+            if protection == Protection::Sealed {
+                frame = peer.client.seal(&frame, peer.client.session_id);
+            }
+            peer.link.send(&frame).unwrap();
+            assert!(peer.link.closed, "the second request {off} bytes off, {protection:?}");
+            assert!(!world.path("dir/b").exists(), "{off} bytes off");
+        }
         // The last one's: it points behind the frame, or at its end.
         for next in [64u32, 128, 1 << 20] {
             let world = World::plain();

@@ -377,6 +377,19 @@ fn what_is_inside_a_transform_is_its_sessions() {
     assert!(!world.path("dir/stolen").exists());
     assert!(thief.link.closed || thief.link.receive().is_ok_and(|frame| !frame.is_empty()));
 
+    // Both on one connection, where the other's session can be found.
+    let mut both = world.modern("dir");
+    let (session, tree) = (both.client.session_id, both.client.tree_id);
+    both.login(LoginOptions::new(OTHER, PASSWORD)).unwrap();
+    both.client.protection = Protection::Plain;
+    let mut draft = both.create_draft("stolen", disposition::OPEN_IF, 0);
+    (draft.header.session_id, draft.header.tree_id) = (session, tree);
+    let plain = both.client.frame(&[draft]);
+    let sealed = both.client.seal(&plain, both.client.session_id);
+    both.link.send(&sealed).unwrap();
+    assert!(both.link.closed, "sealed by another session of the same connection");
+    assert!(!world.path("dir/stolen").exists());
+
     let draft = victim.create_draft("nested", disposition::OPEN_IF, 0);
     victim.client.protection = Protection::Sealed;
     let sealed = victim.client.frame(&[draft]);
