@@ -74,6 +74,15 @@ def reference(name):
     return {(row[0], row[1]): row[2] for row in rows}
 
 
+def samba_seconds():
+    """{suite: seconds that Samba's tests took}; a test that was stopped counts as long as it was let run."""
+    taken = {}
+    for row in (REFERENCE / "samba417.tsv").read_text().splitlines()[1:]:
+        suite, _, _, seconds = row.split("\t")[:4]
+        taken[suite] = taken.get(suite, 0) + float(seconds or 0)
+    return taken
+
+
 def count(values, *kinds):
     return sum(v in kinds for v in values)
 
@@ -85,7 +94,8 @@ def main(arguments):
     samba, ours = reference("samba417.tsv"), reference("importfs.tsv")
     now, lost, panics = dict(ours), [], []
     known = {test for _, test in samba}
-    print("suite                      ours pass fail skip  seconds | samba pass fail skip")
+    theirs_took, totals = samba_seconds(), [0, 0]
+    print("suite                      ours pass fail skip  seconds | samba pass fail skip  seconds")
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         runs = {suite: pool.submit(run, suite, known) for suite in suites}
         for suite in suites:
@@ -93,7 +103,9 @@ def main(arguments):
             theirs = [r for (s, _), r in samba.items() if s == f"smb2.{suite}"]
             print(f"smb2.{suite:21} {count(results.values(), 'success'):9} {count(results.values(), 'failure', 'error'):4} "
                   f"{count(results.values(), 'skip'):4} {seconds:8.1f} | {count(theirs, 'success'):10} "
-                  f"{count(theirs, 'failure', 'error', 'fail'):4} {count(theirs, 'skip'):4}", flush=True)
+                  f"{count(theirs, 'failure', 'error', 'fail'):4} {count(theirs, 'skip'):4} "
+                  f"{theirs_took.get(f'smb2.{suite}', 0):8.1f}", flush=True)
+            totals = [totals[0] + seconds, totals[1] + theirs_took.get(f"smb2.{suite}", 0)]
             for test, result in sorted(results.items()):
                 if result != NOT_HERE:
                     now[(f"smb2.{suite}", test)] = result
@@ -105,6 +117,7 @@ def main(arguments):
                     lost.append((suite, test))
             if "panicked" in log:
                 panics.append(suite)
+    print(f"in all {totals[0]:.0f} s, our server's start in each suite included; Samba {totals[1]:.0f} s")
     if update:
         rows = [f"{suite}\t{test}\t{result}" for (suite, test), result in sorted(now.items())]
         (REFERENCE / "importfs.tsv").write_text("\n".join(["suite\ttest\tresult", *rows]) + "\n")
