@@ -275,7 +275,12 @@ fn a_directorys_lease_breaks_when_its_entries_change() {
     for step in 0..4 {
         assert_eq!(leased(&lease_directory(&mut first, "d", 1, RH)).state, RH);
         match step {
-            0 => assert_eq!(second.write(file, 0, b"x"), Status::SUCCESS),
+            0 => {
+                let written = second.open(&Open::file("d\\f")).file_id();
+                assert_eq!(second.write(written, 0, b"x"), Status::SUCCESS);
+                assert!(first.poll().is_empty(), "told at the close");
+                assert_eq!(second.close(written), Status::SUCCESS);
+            }
             1 => assert_eq!(rename(&mut second, file, "d\\g").status(), Status::SUCCESS),
             2 => drop(second.open(&Open { disposition: 5, ..Open::file("d\\g") })),
             _ => {

@@ -25,6 +25,8 @@ pub struct Untold {
     at: AtomicU64,
     writes: AtomicBool,
     renamed: AtomicBool,
+    /// It has written, which nobody has heard of who has its directory listed.
+    unlisted: AtomicBool,
 }
 
 impl Untold {
@@ -85,11 +87,16 @@ impl Server {
 
     /// Tells who watches, and who caches the directories that the changes are in.
     fn tell(&self, open: &Open, changes: &[Change<'_>]) {
-        let share = share_id(&open.share);
-        self.tell_watchers(share, changes);
+        self.tell_watchers(share_id(&open.share), changes);
+        self.tell_listers(open, changes);
+    }
+
+    /// Who caches a directory lists it again.
+    fn tell_listers(&self, open: &Open, changes: &[Change<'_>]) {
         if self.opens.directories.is_idle() {
             return;
         }
+        let share = share_id(&open.share);
         for (_, parent) in changes.iter().filter_map(|change| change.path.components.split_last()) {
             for directory in self.opens.directories.at(share, parent) {
                 self.send_breaks(directory.change_entries(open.parent_lease));
@@ -163,10 +170,16 @@ impl Server {
         self.told_modified(open, WRITTEN | filter::ATTRIBUTES);
     }
 
-    /// Data was written: told at once the first time, then every second, and at the close.
+    /// Data was written: watchers are told at once the first time, then every second, and at the close; who caches the directory
+    /// only at the close, as by Windows: a copy breaks its lease once, not again each time that it was listed meanwhile.
     pub fn told_written(&self, open: &Open) {
-        if !self.nobody_cares() && open.untold.wrote(now_ms()) {
-            self.told_modified(open, WRITTEN);
+        if self.nobody_cares() {
+            return;
+        }
+        open.untold.unlisted.store(true, Ordering::Relaxed);
+        if open.untold.wrote(now_ms()) {
+            let path = open.file.path();
+            self.tell_watchers(share_id(&open.share), &[change(&path, action::MODIFIED, WRITTEN)]);
         }
     }
 
@@ -227,6 +240,9 @@ impl Server {
         // A rename marks a file as changed since its last backup, which its last close tells (as NTFS does).
         if open.untold.renamed.swap(false, Ordering::Relaxed) {
             bits |= filter::ATTRIBUTES;
+        }
+        if open.untold.unlisted.swap(false, Ordering::Relaxed) && bits == 0 {
+            self.tell_listers(open, &[change(was, action::MODIFIED, WRITTEN)]);
         }
         self.told_modified(open, bits);
     }
