@@ -168,6 +168,7 @@ impl World {
             access: asked.access,
             share: asked.share,
             deletes: asked.deletes,
+            wrote: false,
             durable,
             guid: asked.guid,
             holder: None,
@@ -314,6 +315,7 @@ impl World {
             return assert_eq!(status, Status::FILE_LOCK_CONFLICT);
         }
         assert_eq!(status, Status::SUCCESS, "{held:?}");
+        self.model.opens.get_mut(&id.volatile).unwrap().wrote = true;
         let (from, to) = (offset as usize, offset as usize + data.len());
         let content = &mut self.content(held.file).data;
         if content.len() < to {

@@ -153,13 +153,14 @@ impl World {
         }
     }
 
-    /// Whether another open of the same session, closed first, deletes the file, or something in the leased directory.
+    /// Whether another open of the same session, closed first, deletes the file, or deletes or has written something in the leased
+    /// directory.
     fn is_undone(&self, held: &model::Held, opens: &[model::Held]) -> bool {
         let directory = self.model.name_of(held.file).unwrap_or_default();
         opens.iter().any(|other| {
             let deletes = other.deletes || self.model.files.get(&other.file).is_none_or(|file| file.doomed);
             let inside = self.model.name_of(other.file).is_none_or(|name| model::parent(name) == directory);
-            other.id != held.id && deletes && (other.file == held.file || inside)
+            other.id != held.id && (deletes && other.file == held.file || (deletes || other.wrote) && inside)
         })
     }
 

@@ -29,6 +29,8 @@ pub struct Held {
     pub access: u32,
     pub share: u32,
     pub deletes: bool,
+    /// It has written data: its close breaks the lease on its directory.
+    pub wrote: bool,
     pub durable: bool,
     pub guid: Option<u32>,
     pub holder: Option<Holder>,
