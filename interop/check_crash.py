@@ -38,6 +38,7 @@ class Restore:
         self.disks = [(name, THIN_BYTES, "thin"), (f"{name}_1", THICK_BYTES, "thick")]
         self.target = server.datastore / name
         self.acked, self.failed = set(), []
+        self.deleting = False  # a kill may have come in the middle of that
         self.write_sources("stop")
 
     def write_sources(self, conflict):
@@ -93,8 +94,10 @@ class Restore:
 
     def recover(self, how):
         """Brings the restore to its end the way `how` says; returns whether it got there."""
+        if self.deleting and "done importing" in self.log():
+            how = "anew"  # its virtual machine is complete and would be in the way of another: the delete has to end first
         if how == "anew":
-            self.acked = set()  # nothing is promised of a session that is being deleted
+            self.acked, self.deleting = set(), True  # nothing is promised of a session that is being deleted
             self.client(f"deltree {self.name}")
         listed = lab.smbclient(self.server.port, "import", "ls")
         if listed.returncode != 0 or "blocks available" not in listed.stdout:
@@ -103,6 +106,8 @@ class Restore:
         if how == "anew" and not lab.check(not present, f"{self.name} a session can be deleted {listed.stdout}"):
             return False
         self.acked.discard("dir")
+        if not present or how == "anew":
+            self.deleting = False
         if present:
             self.acked.add("dir")
         elif self.target.exists():  # a deleted session removes nothing from a datastore

@@ -6,6 +6,7 @@ use super::formats::descriptor::{self, Descriptor};
 use super::formats::log_text::{Event, session_block};
 use super::formats::names::Kind;
 use super::formats::vmcfg;
+use super::ledger::Whose;
 use super::plan::Plan;
 use super::preflight::{self, Examined, Resolved};
 use super::session::{Fault, Inner, Session, digest, fold_name};
@@ -143,11 +144,27 @@ impl Session {
                 }
             }
         }
-        let ours = |datastore: &str, directory: &str| {
-            own.iter().any(|(known, path)| known == datastore && path == directory)
-        };
         self.sweep(inner, &examined)
             .map_err(|error| vec![examined.problem("directory", error.to_string())])?;
+        // What this session made before and the client deleted, or a crash cut short, is in nobody's way.
+        let hypervisor = examined.hypervisor.map(|hypervisor| hypervisor.name.clone()).unwrap_or_default();
+        let ledger = &inner.ledger;
+        let made = |datastore: &str, path: &str| {
+            let key = LedgerKey {
+                hypervisor: hypervisor.clone(),
+                datastore: datastore.to_owned(),
+                path: path.to_owned(),
+            };
+            // A datastore that does not answer says so when it is asked what exists.
+            self.shared
+                .hypervisors
+                .store(&hypervisor, datastore)
+                .is_ok_and(|store| ledger.whose(&*store, &key).is_ok_and(|whose| whose == Whose::Ours))
+        };
+        let ours = |datastore: &str, directory: &str| {
+            own.iter().any(|(known, path)| known == datastore && path == directory)
+                || made(datastore, directory)
+        };
         let Resolved { mut plan, redirects, rooms, notes, into } = examined.resolve(&self.id(), ours)?;
         let internal = |error: ImportError, plan: &Plan| vec![plan.asked.problem("", error.to_string())];
         self.give_back(inner).map_err(|error| internal(error, &plan))?;
@@ -214,23 +231,27 @@ impl Session {
         places.dedup_by_key(|place| (&place.datastore, &place.directory));
         for place in places {
             let key = plan.key(&place.datastore, &place.directory);
-            let ours = inner.ledger.contains(&key);
-            let outcome = self
-                .note_object(inner, &key, ObjectKind::Directory)
-                .and_then(|()| self.shared.hypervisors.store(&plan.hypervisor, &place.datastore))
-                .and_then(|store| {
-                    match store.create_directory(&place.directory) {
-                        Err(error) if ours && error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                        made => made.map_err(ImportError::io(place.vmfs("")))?,
-                    }
-                    self.note_identity(&*store, &key)
-                });
+            let told = |error: ImportError| vec![plan.asked.problem("directory", error.to_string())];
+            let store = self.shared.hypervisors.store(&plan.hypervisor, &place.datastore).map_err(told)?;
+            let shown = || ImportError::io(place.vmfs(""));
+            let whose = inner.ledger.whose(&*store, &key).map_err(|error| told(shown()(error)))?;
+            if whose == Whose::Ours {
+                continue;
+            }
+            let ours = whose == Whose::Unknown;
+            let outcome = self.note_object(inner, &key, ObjectKind::Directory).and_then(|()| {
+                match store.create_directory(&place.directory) {
+                    Err(error) if ours && error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    made => made.map_err(shown())?,
+                }
+                self.note_identity(inner, &*store, &key)
+            });
             if let Err(error) = outcome {
                 if !ours {
                     // Somebody else was faster, or nothing was made: it is none of this session's.
                     let _ = self.strike(inner, &key); // the journal's failure shows at the next record
                 }
-                return Err(vec![plan.asked.problem("directory", error.to_string())]);
+                return Err(told(error));
             }
         }
         Ok(())
@@ -238,7 +259,7 @@ impl Session {
 
     /// Takes an object out of the ledger.
     pub(super) fn strike(&self, inner: &mut Inner, key: &LedgerKey) -> Result<(), ImportError> {
-        inner.ledger.retain(|object| object != key);
+        inner.ledger.strike(key);
         self.record(&Record::LedgerRemoved { key: key.clone() })
     }
 
@@ -306,7 +327,7 @@ impl Session {
         let key = receiving.plan.key(&place.datastore, &place.file(target));
         self.note_object(inner, &key, ObjectKind::File)?;
         store.put_file(&key.path, bytes).map_err(ImportError::io(place.vmfs(target)))?;
-        self.note_identity(&*store, &key)
+        self.note_identity(inner, &*store, &key)
     }
 
     /// A descriptor was closed: what it says must agree with the CFG; what only it knows is kept.
@@ -367,6 +388,6 @@ impl Session {
         let key = receiving.plan.key(&place.datastore, &place.file(&target));
         self.note_object(inner, &key, ObjectKind::File)?;
         store.put_file(&key.path, text.as_bytes()).map_err(ImportError::io(place.vmfs(&target)))?;
-        self.note_identity(&*store, &key)
+        self.note_identity(inner, &*store, &key)
     }
 }

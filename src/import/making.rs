@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use super::error::ImportError;
 use super::formats::descriptor::Descriptor;
 use super::formats::names::Kind;
+use super::ledger::Whose;
 use super::plan::DiskPlan;
 use super::session::{Inner, Session, fold_name};
 use super::state::{Stage, State};
@@ -149,8 +150,9 @@ impl Session {
 
     fn begin_making(&self, inner: &mut Inner, making: &Making) -> Result<(), ImportError> {
         let Making { store, key, shown, .. } = making;
-        if inner.ledger.contains(key) && store.exists(&key.path).map_err(ImportError::io(shown))? {
-            // A crash came between making it and recording that: ours, and nothing was written yet.
+        let there = inner.ledger.contains(key) && store.exists(&key.path).map_err(ImportError::io(shown))?;
+        if there && inner.ledger.whose(&**store, key).map_err(ImportError::io(shown))? != Whose::NotOurs {
+            // A crash came between making it and recording that, or the client deleted all and begins anew.
             store.remove_disk(&key.path).map_err(ImportError::io(shown))?;
         }
         self.note_object(inner, key, ObjectKind::Extent)
@@ -177,7 +179,7 @@ impl Session {
                 return Err(ImportError::io(shown)(error));
             }
         };
-        self.note_identity(&**store, key)?;
+        self.note_identity(inner, &**store, key)?;
         let fresh = store.capabilities().fresh_reads_zero || disk.fresh_reads_zero();
         self.begin_disk(inner, making.number, key.path.clone(), disk, fresh)
     }

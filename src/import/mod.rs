@@ -8,7 +8,7 @@
 //! - [`commit`]: what a CFG or descriptor does when it is closed; [`registration`]: what a VMX does; [`merge`]: differentials
 //! - [`machine`]: what may not be changed any more once it is registered
 //! - [`overwrite`]: what would be replaced; [`swap`]: how a restored machine takes its place; [`clear`]: what goes then
-//! - [`registered`]: virtual machines in the ledger; [`orphans`]: what sessions that never completed left on datastores
+//! - [`ledger`]: what a session made on datastores; [`registered`]: virtual machines in it; [`orphans`]: what sessions that never completed left on datastores
 //! - [`into_snapshot`]: restores into a snapshot of a virtual machine that exists
 //! - [`staging`]: disks that wait until their machine is complete; [`pushing`]: how that gets to its datastores;
 //!   [`making`], [`release`]: disks are made, and given back while nobody writes them
@@ -30,6 +30,7 @@ pub mod formats;
 pub mod hypervisor;
 pub mod info;
 mod into_snapshot;
+mod ledger;
 mod log;
 mod machine;
 mod making;

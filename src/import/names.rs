@@ -49,7 +49,7 @@ impl Session {
             // Nothing of the client's is left: the next CFG begins anew. What lies on datastores stays in the ledger,
             // unless it is a complete virtual machine and so none of the session's business any more.
             if matches!(&inner.state, State::Receiving(all) if all.was_complete) {
-                for key in std::mem::take(&mut inner.ledger) {
+                for key in inner.ledger.take() {
                     self.append(&Record::LedgerRemoved { key })?;
                 }
                 for snapshot in std::mem::take(&mut inner.snapshots) {

@@ -26,7 +26,7 @@ pub struct Examined<'a> {
     /// All that is wrong so far.
     pub problems: Vec<CfgProblem>,
     draft: Draft,
-    hypervisor: Option<&'a Hypervisor>,
+    pub(super) hypervisor: Option<&'a Hypervisor>,
     /// What an inventory found; apart from `problems`, as a session that has its data asks only for some of it.
     found: Checked,
     /// Datastores that the inventory knows by another name than the configuration (by UUID), to the configuration's.

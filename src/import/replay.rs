@@ -2,12 +2,13 @@
 //! service runs.
 
 use super::into_snapshot::Snapshot;
+use super::ledger::Ledger;
 use super::plan::{Plan, Swap};
 use super::registered::Registered;
 use super::state::Stage;
 use super::swap::SwapState;
 use crate::disk::{Completion, DiskMap};
-use crate::journal::{Digest, LedgerKey, Record, fold};
+use crate::journal::{Digest, Record, fold};
 
 /// A session, by its journal.
 pub(super) struct History {
@@ -34,7 +35,7 @@ pub(super) struct History {
     /// What a push left that the end of the service cut short.
     pub(super) left: Option<fold::Left>,
     /// Objects made on datastores and not removed since.
-    pub(super) ledger: Vec<LedgerKey>,
+    pub(super) ledger: Ledger,
     /// Virtual machines that were registered, or were about to be.
     pub(super) registered: Vec<Registered>,
     /// Snapshots that were made of virtual machines, or were about to be.
@@ -83,14 +84,7 @@ impl History {
         let disks = disks.map(|(number, disk)| DiskHistory::of(present, number as u32, disk.size)).collect();
         // A version that kept no hypervisor in the ledger had one for all objects of a session.
         let hypervisor = plan.as_ref().map(|plan| plan.hypervisor.as_str()).unwrap_or_default();
-        let ledger = fold::ledger(records).filter_map(|record| match record {
-            Record::LedgerCreated { key, .. } if key.hypervisor.is_empty() => {
-                Some(LedgerKey { hypervisor: hypervisor.to_owned(), ..key.clone() })
-            }
-            Record::LedgerCreated { key, .. } => Some(key.clone()),
-            _ => None,
-        });
-        let ledger: Vec<_> = ledger.collect();
+        let ledger = Ledger::of(records, hypervisor);
         Self {
             path,
             followers,

@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::tests::{SIZE, VMX, cfg, data, engine, log, put, text};
 use super::*;
+use crate::journal::{Journal, Record};
 use crate::pancbt::{Header, Writer};
 
 /// A restore up to the VMX: both extents are whole.
@@ -320,6 +322,17 @@ fn the_journals_tell_what_the_service_does() {
     assert_eq!(Snapshot::from_journals(&root.path().join("none")).unwrap(), Snapshot::default());
 }
 
+/// What a kill leaves: of each session's journal what was recorded before the first such record.
+fn cut_journals(root: &Path, end: impl Fn(&Record) -> bool) {
+    for entry in std::fs::read_dir(root.join("data/sessions")).unwrap() {
+        let at = entry.unwrap().path().join("journal");
+        let (_, records) = Journal::open(&at).unwrap();
+        std::fs::remove_file(&at).unwrap();
+        let (journal, _) = Journal::open(&at).unwrap();
+        records.iter().take_while(|record| !end(record)).for_each(|record| journal.record(record).unwrap());
+    }
+}
+
 /// A crash after the directories were made and before the CFG was recorded: they are in nobody's way.
 #[test]
 fn directories_of_a_cfg_that_a_crash_cut_short_are_taken_again() {
@@ -329,18 +342,7 @@ fn directories_of_a_cfg_that_a_crash_cut_short_are_taken_again() {
         let session = engine.create_directory(&["vm".into()]).unwrap();
         put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
     }
-    let sessions = std::fs::read_dir(root.path().join("data/sessions")).unwrap();
-    for cache in sessions.map(|entry| entry.unwrap().path()) {
-        let (journal, records) = crate::journal::Journal::open(&cache.join("journal")).unwrap();
-        drop(journal);
-        std::fs::remove_file(cache.join("journal")).unwrap();
-        let (journal, _) = crate::journal::Journal::open(&cache.join("journal")).unwrap();
-        let accepted =
-            |record: &crate::journal::Record| matches!(record, crate::journal::Record::CfgAccepted { .. });
-        for record in records.iter().take_while(|record| !accepted(record)) {
-            journal.record(record).unwrap();
-        }
-    }
+    cut_journals(root.path(), |record| matches!(record, Record::CfgAccepted { .. }));
     let engine = engine(root.path());
     let session = engine.session(&["vm".into()]).unwrap();
     put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
@@ -349,6 +351,121 @@ fn directories_of_a_cfg_that_a_crash_cut_short_are_taken_again() {
     let other = engine.create_directory(&["other".into()]).unwrap();
     put(&other, "o.cfg", cfg("vm", "").as_bytes()).unwrap();
     assert!(text(&other, "o.cfg.err").contains("exists already"));
+}
+
+/// The state of a kill in the middle of a recursive delete, or of somebody who deletes all files and starts over.
+#[test]
+fn what_the_session_made_is_not_in_the_way_of_its_next_cfg() {
+    let root = tempfile::tempdir().unwrap();
+    let path = ["vm".to_owned()];
+    let ds = root.path().join("ds/vm");
+    for restart in [false, true] {
+        let session = {
+            let first = engine(root.path());
+            let session = first.session(&path).unwrap_or_else(|| first.create_directory(&path).unwrap());
+            put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+            assert!(session.find("vm.cfg.err").is_none(), "{}", text(&session, "vm.cfg.err"));
+            put(&session, "a-flat.vmdk", &data(1)).unwrap();
+            for name in ["a-flat.vmdk", "vm.cfg"] {
+                session.delete(name).unwrap();
+            }
+            session
+        };
+        assert_eq!(std::fs::read(ds.join("a-flat.vmdk")).unwrap(), data(1), "a delete touches no datastore");
+        let session = if restart {
+            drop(session);
+            engine(root.path()).session(&path).unwrap()
+        } else {
+            session
+        };
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        assert!(session.find("vm.cfg.err").is_none(), "{}", text(&session, "vm.cfg.err"));
+        assert_eq!(std::fs::read(ds.join("a-flat.vmdk")).unwrap(), data(1), "nor does a CFG");
+        put(&session, "a-flat.vmdk", &data(5)).unwrap();
+        put(&session, "b-flat.vmdk", &data(2)).unwrap();
+        assert_eq!(std::fs::read(ds.join("a-flat.vmdk")).unwrap(), data(5));
+        for name in ["a-flat.vmdk", "b-flat.vmdk", "vm.cfg"] {
+            session.delete(name).unwrap();
+        }
+    }
+    // Nor is a directory that it took because the first was another's.
+    std::fs::create_dir(root.path().join("ds/theirs")).unwrap();
+    let session = engine(root.path()).create_directory(&["second".into()]).unwrap();
+    for _ in 0..2 {
+        put(&session, "vm.cfg", cfg("theirs", "on-conflict = \"rename\"\n").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", &data(1)).unwrap();
+        assert!(root.path().join("ds/theirs(1)/a-flat.vmdk").exists());
+        for name in ["a-flat.vmdk", "vm.cfg"] {
+            session.delete(name).unwrap();
+        }
+    }
+    assert!(!root.path().join("ds/theirs(2)").exists());
+    drop(session);
+    // The virtual machine is complete: it is not the session's any more.
+    let session = engine(root.path()).session(&path).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    put(&session, "b-flat.vmdk", &data(2)).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+    for name in ["a-flat.vmdk", "b-flat.vmdk", "vm.cfg", "a.vmx"] {
+        session.delete(name).unwrap();
+    }
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    assert!(text(&session, "vm.cfg.err").contains("exists already"));
+}
+
+/// A kill while an extent was made: it is there, its record is not. Then the CFG goes, which leaves its directory.
+#[test]
+fn an_extent_that_a_kill_left_is_not_in_the_way_of_the_next_cfg() {
+    let root = tempfile::tempdir().unwrap();
+    let path = ["vm".to_owned()];
+    {
+        let session = engine(root.path()).create_directory(&path).unwrap();
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    }
+    let noted = |record: &Record| matches!(record, Record::LedgerIdentity { key, .. } if key.path == "vm/a-flat.vmdk");
+    cut_journals(root.path(), noted);
+    assert!(root.path().join("ds/vm/a-flat.vmdk").exists());
+    let engine = engine(root.path());
+    let session = engine.session(&path).unwrap();
+    session.delete("vm.cfg").unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    assert!(session.find("vm.cfg.err").is_none(), "{}", text(&session, "vm.cfg.err"));
+    put(&session, "a-flat.vmdk", &data(3)).unwrap();
+    assert_eq!(std::fs::read(root.path().join("ds/vm/a-flat.vmdk")).unwrap(), data(3));
+}
+
+/// By its path alone nothing is taken for the session's own.
+#[test]
+fn what_somebody_else_put_in_place_of_the_sessions_own_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let ds = root.path().join("ds/vm");
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    let begin = || {
+        put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+        assert!(session.find("vm.cfg.err").is_none(), "{}", text(&session, "vm.cfg.err"));
+    };
+    begin();
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    session.delete("a-flat.vmdk").unwrap();
+    session.delete("vm.cfg").unwrap();
+    std::fs::write(ds.join("new"), b"theirs").unwrap();
+    std::fs::rename(ds.join("new"), ds.join("a-flat.vmdk")).unwrap();
+    begin();
+    assert!(put(&session, "a-flat.vmdk", &data(1)).is_err());
+    assert_eq!(std::fs::read(ds.join("a-flat.vmdk")).unwrap(), b"theirs");
+    put(&session, "b-flat.vmdk", &data(1)).unwrap();
+    session.delete("b-flat.vmdk").unwrap();
+    session.delete("vm.cfg").unwrap();
+    let theirs = root.path().join("ds/theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::write(theirs.join("b-flat.vmdk"), b"theirs").unwrap();
+    std::fs::rename(&ds, root.path().join("ds/aside")).unwrap();
+    std::fs::rename(&theirs, &ds).unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    assert!(text(&session, "vm.cfg.err").contains("exists already"));
 }
 
 /// A recursive delete removes what it has listed, in whatever order, and may not miss anything.

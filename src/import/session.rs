@@ -20,6 +20,7 @@ use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
 use super::info::{Times, file_time};
 use super::into_snapshot::Snapshot;
+use super::ledger::Ledger;
 use super::log::SessionLog;
 use super::making::Makings;
 use super::news::OwnChange;
@@ -91,7 +92,7 @@ pub(super) struct Inner {
     /// The directory's, as [`Entry::security`].
     pub(super) security: Arc<[u8]>,
     /// Objects made on datastores, for a crash between making and recording.
-    pub(super) ledger: Vec<LedgerKey>,
+    pub(super) ledger: Ledger,
     /// Virtual machines that were registered.
     pub(super) registered: Vec<Registered>,
     /// Snapshots that were made of virtual machines.
@@ -162,7 +163,7 @@ impl Session {
             idle_told: false,
             times: Times::now(),
             security: Arc::default(),
-            ledger: Vec::new(),
+            ledger: Ledger::default(),
             registered: Vec::new(),
             snapshots: Vec::new(),
             left: None,
@@ -490,9 +491,7 @@ impl Session {
         key: &LedgerKey,
         kind: ObjectKind,
     ) -> Result<(), ImportError> {
-        if !inner.ledger.contains(key) {
-            inner.ledger.push(key.clone());
-        }
+        inner.ledger.note(key);
         self.record(&Record::LedgerCreated { key: key.clone(), kind })
     }
 
@@ -507,9 +506,17 @@ impl Session {
 
     /// Records by what an object that was just made is recognised. A crash before that leaves an object which nobody removes
     /// by itself.
-    pub(super) fn note_identity(&self, store: &dyn Datastore, key: &LedgerKey) -> Result<(), ImportError> {
+    pub(super) fn note_identity(
+        &self,
+        inner: &mut Inner,
+        store: &dyn Datastore,
+        key: &LedgerKey,
+    ) -> Result<(), ImportError> {
         match store.identity(&key.path) {
-            Ok(Some(identity)) => self.record(&Record::LedgerIdentity { key: key.clone(), identity }),
+            Ok(Some(identity)) => {
+                inner.ledger.recognise(key, &identity);
+                self.record(&Record::LedgerIdentity { key: key.clone(), identity })
+            }
             Ok(None) => Ok(()),
             // The object is there, and the session does not need to know: its orphan could only not be removed.
             Err(error) => {

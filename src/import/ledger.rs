@@ -1,0 +1,93 @@
+//! What a session made on datastores and has not given back, as a running service knows it; the journal holds the same.
+//!
+//! An object is noted before it is made, and by what its datastore recognises it after. So a path alone is never taken for
+//! the object: somebody may have put another there since.
+
+use std::io;
+
+use crate::datastore::Datastore;
+use crate::journal::{LedgerKey, Record};
+
+/// Whose an object is that lies at a path now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The one that this session made.
+    Ours,
+    /// This session was about to make one there, or its datastore can't tell two objects apart.
+    Unknown,
+    /// None of this session's, or nothing is there.
+    NotOurs,
+}
+
+/// The objects of a session.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// With what each is recognised by, once that is known.
+    objects: Vec<(LedgerKey, Option<String>)>,
+}
+
+impl Ledger {
+    /// What the records of a journal leave. `hypervisor` is that of keys without one: of a version that had one for all objects
+    /// of a session.
+    pub(super) fn of(records: &[Record], hypervisor: &str) -> Self {
+        let whole = |key: &LedgerKey| match key.hypervisor.as_str() {
+            "" => LedgerKey { hypervisor: hypervisor.to_owned(), ..key.clone() },
+            _ => key.clone(),
+        };
+        let mut ledger = Self::default();
+        for record in records {
+            match record {
+                Record::LedgerCreated { key, .. } => ledger.note(&whole(key)),
+                Record::LedgerIdentity { key, identity } => ledger.recognise(&whole(key), identity),
+                Record::LedgerRemoved { key } => ledger.strike(&whole(key)),
+                _ => {}
+            }
+        }
+        ledger
+    }
+
+    /// It is about to be made. What was known of the one before does not hold for it.
+    pub(super) fn note(&mut self, key: &LedgerKey) {
+        self.strike(key);
+        self.objects.push((key.clone(), None));
+    }
+
+    /// It was made, and is recognised by this.
+    pub(super) fn recognise(&mut self, key: &LedgerKey, identity: &str) {
+        if let Some((_, known)) = self.objects.iter_mut().find(|(object, _)| object == key) {
+            *known = Some(identity.to_owned());
+        }
+    }
+
+    /// It is gone, or is this session's no more.
+    pub(super) fn strike(&mut self, key: &LedgerKey) {
+        self.objects.retain(|(object, _)| object != key);
+    }
+
+    pub(super) fn contains(&self, key: &LedgerKey) -> bool {
+        self.objects.iter().any(|(object, _)| object == key)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// All that it holds, which it does no more.
+    pub(super) fn take(&mut self) -> Vec<LedgerKey> {
+        std::mem::take(&mut self.objects).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Whose it is what lies at the key's path on `store` now. An error is the datastore's.
+    pub(super) fn whose(&self, store: &dyn Datastore, key: &LedgerKey) -> io::Result<Whose> {
+        let Some((_, known)) = self.objects.iter().find(|(object, _)| object == key) else {
+            return Ok(Whose::NotOurs);
+        };
+        let Some(known) = known else { return Ok(Whose::Unknown) };
+        match store.identity(&key.path) {
+            Ok(Some(now)) if now == *known => Ok(Whose::Ours),
+            Ok(_) => Ok(Whose::NotOurs),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Whose::NotOurs),
+            Err(error) => Err(error),
+        }
+    }
+}
