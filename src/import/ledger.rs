@@ -6,6 +6,7 @@
 use std::io;
 
 use crate::datastore::Datastore;
+use crate::journal::fold::{self, Object};
 use crate::journal::{LedgerKey, Record};
 
 /// Whose an object is that lies at a path now.
@@ -30,20 +31,13 @@ impl Ledger {
     /// What the records of a journal leave. `hypervisor` is that of keys without one: of a version that had one for all objects
     /// of a session.
     pub(super) fn of(records: &[Record], hypervisor: &str) -> Self {
-        let whole = |key: &LedgerKey| match key.hypervisor.as_str() {
-            "" => LedgerKey { hypervisor: hypervisor.to_owned(), ..key.clone() },
-            _ => key.clone(),
-        };
-        let mut ledger = Self::default();
-        for record in records {
-            match record {
-                Record::LedgerCreated { key, .. } => ledger.note(&whole(key)),
-                Record::LedgerIdentity { key, identity } => ledger.recognise(&whole(key), identity),
-                Record::LedgerRemoved { key } => ledger.strike(&whole(key)),
-                _ => {}
+        let whole = |mut object: Object| {
+            if object.key.hypervisor.is_empty() {
+                hypervisor.clone_into(&mut object.key.hypervisor);
             }
-        }
-        ledger
+            (object.key, object.identity)
+        };
+        Self { objects: fold::objects(records).into_iter().map(whole).collect() }
     }
 
     /// It is about to be made. What was known of the one before does not hold for it.

@@ -8,6 +8,7 @@ use crate::datastore::altered::Altered;
 use crate::datastore::{Capabilities, Datastore, DirectoryDatastore};
 use crate::import::fake::{Fake, machine};
 use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use crate::import::tests::put;
 use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
 use crate::inventory::{Inventory, Machine, MachineDisk, StoreFile};
 
@@ -54,16 +55,6 @@ fn cfg(more: &str) -> String {
 }
 
 const INTO: &str = "on-conflict = \"snapshot\"\n";
-
-fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
-    let file = match session.find(name) {
-        Some(_) => session.open_file(name, How::Write)?,
-        None => session.create(name)?,
-    };
-    file.set_len(0)?;
-    file.write_at(bytes, 0)?;
-    file.close(true)
-}
 
 fn read(session: &Arc<Session>, name: &str) -> String {
     let Ok(file) = session.open_file(name, How::Attributes) else { return String::new() };

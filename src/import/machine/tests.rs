@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::datastore::DirectoryDatastore;
 use crate::import::fake::{Fake, machine};
 use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
+use crate::import::tests::put;
 use crate::import::{Engine, EngineSettings, How, ImportError, Session};
 
 const SIZE: usize = 8192;
@@ -30,16 +31,6 @@ fn cfg(register: u8) -> String {
          vmdk.0.name = \"a.vmdk\"\nvmdk.0.extent-name = \"a-flat.vmdk\"\nvmdk.0.size = {SIZE}\nvmdk.0.type = \"thin\"\n\
          register-after-import = {register}\n"
     )
-}
-
-fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
-    let file = match session.find(name) {
-        Some(_) => session.open_file(name, How::Write)?,
-        None => session.create(name)?,
-    };
-    file.set_len(0)?;
-    file.write_at(bytes, 0)?;
-    file.close(true)
 }
 
 fn complete(engine: &Engine, register: u8) -> Arc<Session> {

@@ -9,6 +9,7 @@ use crate::datastore::DirectoryDatastore;
 use crate::import::fake::Fake;
 use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 use crate::import::simulation::{ends, journal};
+use crate::import::tests::put;
 use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
 use crate::inventory::{Identities, Inventory, Place, Problem};
 
@@ -42,16 +43,6 @@ fn cfg(more: &str) -> String {
          resourcepool = \"low\"\ndsname = \"UUID-1\"\ndirectory = \"web\"\nvmx-name = \"a.vmx\"\nvmdk.0.name = \"a.vmdk\"\n\
          vmdk.0.extent-name = \"a-flat.vmdk\"\nvmdk.0.size = 4096\nvmdk.0.type = \"thick\"\nregister-after-import = 1\n{more}"
     )
-}
-
-fn put(session: &Arc<Session>, name: &str, bytes: &[u8]) -> Result<(), ImportError> {
-    let file = match session.find(name) {
-        Some(_) => session.open_file(name, How::Write)?,
-        None => session.create(name)?,
-    };
-    file.set_len(0)?;
-    file.write_at(bytes, 0)?;
-    file.close(true)
 }
 
 fn read(session: &Arc<Session>, name: &str) -> String {
