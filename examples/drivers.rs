@@ -91,6 +91,7 @@ fn open(image: &str) -> io::Result<Image> {
         size,
         provisioning: Provisioning::Thin,
         adapter: Adapter::default(),
+        machine: None,
     };
     let disk = DirectoryDatastore::open(directory)?.open_disk(&spec)?;
     Ok(Image { disk: Arc::from(disk), file })
@@ -162,6 +163,7 @@ fn nbd(image: &str, uri: &str, rest: &[&str]) -> io::Result<()> {
             retry: Duration::from_secs(number(1, 300)?),
         },
         fresh_reads_zero: false,
+        existing_disks: false,
     };
     let files = Arc::new(DirectoryDatastore::open(Path::new("/"))?);
     let store = NbdDatastore::new("datastore1", options, files).map_err(|why| invalid(&why))?;
@@ -190,6 +192,7 @@ fn restore(image: &str, store: &dyn Datastore, extent: &str, load: Load) -> io::
         size: image.disk.size(),
         provisioning: Provisioning::Thin,
         adapter: Adapter::default(),
+        machine: None,
     };
     let made = store.create_disk(&spec)?;
     let fresh_reads_zero = store.capabilities().fresh_reads_zero || made.fresh_reads_zero();

@@ -422,7 +422,7 @@ def snapshot(l):
     # Where a driver can't, and where the machine runs.
     other = Session(l.server, l.source, "mounted")
     other.cfg(cfg("mounted", dsname="plain", on_conflict="snapshot", **{"vmdk.0.dsname": "plain"}))
-    lab.check("on-conflict: \"snapshot\" is not to be had on [plain]: only hotadd writes" in other.errors(), f"snapshot: which drivers can {other.errors()!r}")
+    lab.check("on-conflict: \"snapshot\" is not to be had on [plain]: hotadd writes into the disks" in other.errors(), f"snapshot: which drivers can {other.errors()!r}")
 
 
 def preflight(l):

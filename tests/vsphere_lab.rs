@@ -87,6 +87,7 @@ fn machine(name: &str) -> (Machine, Vec<Vec<u8>>) {
             size: SIZE,
             provisioning: if number == 0 { Provisioning::Thin } else { Provisioning::Thick },
             adapter: Adapter::default(),
+            machine: None,
         },
         descriptor: format!("{name}_{number}.vmdk"),
         description: "ddb.adapterType = \"lsilogic\"\n".into(),

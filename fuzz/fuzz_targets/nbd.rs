@@ -46,7 +46,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = Uri::parse(text);
-    let place = Place { datastore: "d", directory: text, extent: "x-flat.vmdk" };
+    let place =
+        Place { datastore: "d", directory: text, extent: "x-flat.vmdk", descriptor: "x.vmdk", machine: None };
     if !text.contains('\0') && text.len() < 1000 {
         let filled = fill("nbd://h/{directory}", place).expect("a good template");
         assert_eq!(Uri::parse(&filled).expect("an address").export, text);

@@ -181,8 +181,12 @@ fn datastore(
             let nbd = store.nbd.as_ref().ok_or_else(|| missing("the table nbd"))?;
             let client =
                 ClientOptions { connections: nbd.connections, retry: Duration::from_secs(nbd.retry_seconds) };
-            let fresh_reads_zero = nbd.fresh_reads_zero;
-            let options = NbdOptions { template: nbd.uri.clone(), client, fresh_reads_zero };
+            let options = NbdOptions {
+                template: nbd.uri.clone(),
+                client,
+                fresh_reads_zero: nbd.fresh_reads_zero,
+                existing_disks: nbd.existing_disks,
+            };
             let opened = NbdDatastore::new(name, options, Arc::new(directory()?));
             Arc::new(opened.map_err(|why| Failure::Usage(format!("datastore {name}: nbd.uri: {why}")))?)
         }

@@ -483,7 +483,7 @@ impl Default for HotaddConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NbdConfig {
-    /// Address of a disk's export, with `{datastore}`, `{directory}`, `{extent}`, `{disk}`.
+    /// Address of a disk's export, with `{datastore}`, `{directory}`, `{descriptor}`, `{extent}`, `{disk}`, `{vm}`.
     pub uri: String,
     /// Connections for each disk, where the server allows several.
     #[serde(default = "NbdConfig::connections_default")]
@@ -494,6 +494,9 @@ pub struct NbdConfig {
     /// The administrator's word that each export reads as zeros before a restore.
     #[serde(default)]
     pub fresh_reads_zero: bool,
+    /// The address leads to the disk that has its names now: disks that a virtual machine has since a snapshot are written, no new ones.
+    #[serde(default)]
+    pub existing_disks: bool,
 }
 
 impl NbdConfig {

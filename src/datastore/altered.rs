@@ -4,6 +4,9 @@ use std::io;
 
 use super::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
 
+/// What a disk that others made is like.
+type Reaching = Box<dyn Fn(&DiskSpec) -> io::Result<()> + Send + Sync>;
+
 /// See [`Altered::of`].
 pub(crate) struct Altered {
     /// What lies below.
@@ -14,12 +17,20 @@ pub(crate) struct Altered {
     pub(crate) space: Option<Space>,
     /// Called before a disk is made.
     pub(crate) making: Box<dyn Fn(&DiskSpec) + Send + Sync>,
+    /// Whether a disk that others made is there.
+    pub(crate) reaching: Reaching,
 }
 
 impl Altered {
     /// That directory, as it is.
     pub(crate) fn of(directory: DirectoryDatastore) -> Self {
-        Self { directory, capabilities: |all| all, space: None, making: Box::new(|_| ()) }
+        Self {
+            directory,
+            capabilities: |all| all,
+            space: None,
+            making: Box::new(|_| ()),
+            reaching: Box::new(|_| Ok(())),
+        }
     }
 }
 
@@ -42,6 +53,9 @@ impl Datastore for Altered {
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         (self.making)(spec);
         self.directory.create_disk(spec)
+    }
+    fn reach(&self, spec: &DiskSpec) -> io::Result<()> {
+        (self.reaching)(spec)
     }
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         self.directory.open_disk(spec)

@@ -107,6 +107,7 @@ impl Datastore for DirectoryDatastore {
             resumable: true,
             makes_descriptor: false,
             existing_disks: false,
+            new_disks: true,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }
@@ -266,6 +267,7 @@ mod tests {
             size: 8 * MIB,
             provisioning,
             adapter: Adapter::default(),
+            machine: None,
         }
     }
 

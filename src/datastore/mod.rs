@@ -68,6 +68,8 @@ pub struct Capabilities {
     pub makes_descriptor: bool,
     /// [`Datastore::open_disk`] takes disks that others made, too: those that a virtual machine has since a snapshot.
     pub existing_disks: bool,
+    /// [`Datastore::create_disk`] is there. Without it only disks that others made are written.
+    pub new_disks: bool,
     /// Disks that may be written at the same time.
     pub max_parallel_disks: usize,
 }
@@ -96,6 +98,8 @@ pub struct DiskSpec {
     pub provisioning: Provisioning,
     /// For drivers that make descriptors ([`Capabilities::makes_descriptor`]).
     pub adapter: Adapter,
+    /// The virtual machine that has it, by the inventory's id, where others made it.
+    pub machine: Option<String>,
 }
 
 impl DiskSpec {
@@ -136,6 +140,11 @@ pub trait Datastore: Send + Sync {
     /// By what path [`Datastore::exists`], [`Datastore::identity`] and [`Datastore::remove_disk`] know a disk.
     fn disk_path(&self, spec: &DiskSpec) -> String {
         spec.file(&spec.extent)
+    }
+    /// Whether a disk that others made ([`Capabilities::existing_disks`]) is there, of its size and to be written, as far as that can be
+    /// found out without changing anything.
+    fn reach(&self, _spec: &DiskSpec) -> io::Result<()> {
+        Ok(())
     }
     /// Opens an extent that [`Datastore::create_disk`] made.
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>>;

@@ -111,6 +111,7 @@ fn spec(session: &Path, number: usize, size: u64) -> io::Result<DiskSpec> {
         size,
         provisioning: Provisioning::Thin,
         adapter: Adapter::default(),
+        machine: None,
     })
 }
 

@@ -238,6 +238,7 @@ fn a_restart_finds_what_was_flushed_in_journal_and_directory() {
         size: 2 * MIB,
         provisioning: Provisioning::Thin,
         adapter: Adapter::default(),
+        machine: None,
     };
     let (journal, _) = Journal::open(&path).unwrap();
     let journal = Arc::new(journal);

@@ -375,8 +375,8 @@ impl Session {
         else {
             return Ok(());
         };
-        if self.is_staged(&receiving.plan) {
-            return Ok(());
+        if self.is_staged(&receiving.plan) || receiving.plan.into_snapshot() {
+            return Ok(()); // Its machine's own.
         }
         let place = slot.plan.place.clone();
         let text = descriptor::render(disk, slot.descriptor.as_ref(), uuid::Uuid::new_v4().as_fields().0);

@@ -4,6 +4,8 @@
 //! The disks are none that this session made: nothing in them is known to read as zeros, none is an orphan, and the virtual machine's
 //! own VMX stays.
 
+use std::io::ErrorKind;
+
 use super::formats::cfg::{Cfg, CfgProblem, OnConflict};
 use super::formats::log_text::Event;
 use super::hypervisor::Hypervisor;
@@ -16,8 +18,8 @@ mod ledger;
 pub(super) use ledger::Snapshot;
 
 /// What drivers that can't do it are told with.
-pub(super) const DRIVERS: &str =
-    "only hotadd writes into the disks of a virtual machine that exists (docs/drivers.md)";
+pub(super) const DRIVERS: &str = "hotadd writes into the disks of a virtual machine that exists, and nbd where existing-disks = true says that an address \
+     follows a disk's name (docs/drivers.md)";
 
 /// The virtual machine whose snapshot a CFG is restored into, after it was found fit. `None`: there is none with that VMX, and nothing is
 /// in conflict. `names` are the datastores' names, the VMX's first.
@@ -52,6 +54,7 @@ pub(super) fn target(
     }
     let disks = inventory.disks(&machine).map_err(failed)?;
     let mut problems = Vec::new();
+    let mut current = Vec::new();
     for (number, disk) in cfg.disks.iter().enumerate() {
         let wanted = file(&names[number + 1], &disk.directory, disk.target_name());
         match disk_of(&disks, &wanted) {
@@ -67,10 +70,48 @@ pub(super) fn target(
                 );
                 problems.push(cfg.problem(&format!("vmdk.{number}.size"), told));
             }
-            Some(_) => {}
+            Some(found) => current.push(&found.current),
         }
     }
+    if problems.is_empty() {
+        // Not the disks that will be written: but what is wrong with their server is wrong before anything is made.
+        let plan = Plan::new(&hypervisor.name, cfg.clone(), cfg.clone(), names);
+        problems = unreachable(hypervisor, &led(&plan, &machine, &current));
+    }
     if problems.is_empty() { Ok(Some(machine)) } else { Err(problems) }
+}
+
+/// The plan with its disks where a virtual machine has them, by the descriptors that it writes to.
+fn led(plan: &Plan, machine: &Machine, current: &[&StoreFile]) -> Plan {
+    let mut taken = plan.taken.clone();
+    let mut names = vec![plan.place.datastore.clone()];
+    for (disk, current) in taken.disks.iter_mut().zip(current) {
+        let (directory, name) = current.path.rsplit_once('/').unwrap_or(("", &current.path));
+        directory.clone_into(&mut disk.directory);
+        disk.rename = Some(name.to_owned());
+        disk.extent_rename = None;
+        names.push(current.datastore.clone());
+    }
+    taken.on_conflict = OnConflict::Snapshot;
+    Plan::new(&plan.hypervisor, plan.asked.clone(), taken, &names).of_machine(Some(&machine.id))
+}
+
+/// What its drivers say of the disks of such a plan. Of a datastore whose server does not answer, the first.
+fn unreachable(hypervisor: &Hypervisor, plan: &Plan) -> Vec<CfgProblem> {
+    let (mut problems, mut silent) = (Vec::new(), Vec::new());
+    for (number, disk) in plan.disks.iter().enumerate() {
+        let datastore = &disk.place.datastore;
+        let Some(entry) = hypervisor.datastore(datastore).filter(|_| !silent.contains(&datastore)) else {
+            continue;
+        };
+        let Err(error) = entry.store.reach(&disk.spec()) else { continue };
+        if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::PermissionDenied) {
+            silent.push(datastore);
+        }
+        let told = format!("[{datastore}] {} can't be written: {error}", disk.place.file(&disk.target_name));
+        problems.push(plan.asked.problem(&format!("vmdk.{number}.name"), told));
+    }
+    problems
 }
 
 fn file(datastore: &str, directory: &str, name: &str) -> StoreFile {
@@ -94,9 +135,8 @@ fn enter(
     let made = inventory.snapshot(machine, snapshot, description)?;
     let now = inventory.disks(machine)?;
     let told = |message: String| InventoryError { message, transient: false };
-    let mut taken = plan.taken.clone();
-    let mut names = vec![plan.place.datastore.clone()];
-    for (disk, planned) in taken.disks.iter_mut().zip(&plan.disks) {
+    let mut entered = Vec::new();
+    for planned in &plan.disks {
         let wanted = StoreFile {
             datastore: planned.place.datastore.clone(),
             path: planned.place.file(&planned.target_name),
@@ -114,14 +154,9 @@ fn enter(
                 current.datastore
             )));
         }
-        let (directory, name) = current.path.rsplit_once('/').unwrap_or(("", &current.path));
-        directory.clone_into(&mut disk.directory);
-        disk.rename = Some(name.to_owned());
-        disk.extent_rename = None;
-        names.push(planned.place.datastore.clone());
+        entered.push(current);
     }
-    taken.on_conflict = OnConflict::Snapshot;
-    Ok((Plan::new(&plan.hypervisor, plan.asked.clone(), taken, &names), made))
+    Ok((led(plan, machine, &entered), made))
 }
 
 impl Session {
@@ -133,10 +168,10 @@ impl Session {
         machine: &Machine,
     ) -> Result<Plan, Vec<CfgProblem>> {
         let problem = |message: String| vec![plan.asked.problem("on-conflict", message)];
-        let inventory =
-            self.shared.hypervisors.find(&plan.hypervisor).and_then(|found| found.inventory.clone());
-        let inventory =
-            inventory.ok_or_else(|| problem(format!("'{}' has no inventory any more", plan.hypervisor)))?;
+        let hypervisor = self.shared.hypervisors.find(&plan.hypervisor);
+        let (hypervisor, inventory) = hypervisor
+            .and_then(|found| Some((found, found.inventory.clone()?)))
+            .ok_or_else(|| problem(format!("'{}' has no inventory any more", plan.hypervisor)))?;
         // Told apart from other sessions', and the same when a crash has this one begin again.
         let id = self.cache.file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
         let name = format!("importfs {id}");
@@ -161,7 +196,19 @@ impl Session {
             machine.name, machine.id
         );
         self.log.line(&Event::Note(&note).to_string());
-        Ok(entered)
+        let mut problems = unreachable(hypervisor, &entered);
+        if problems.is_empty() {
+            return Ok(entered);
+        }
+        problems.push(plan.asked.problem(
+            "on-conflict",
+            format!(
+                "nothing is restored yet, and the snapshot '{name}' of '{}' stays; when its disks can be written, copy this file again: \
+                 no second one is made. Or delete this directory: importfs orphans clean removes the snapshot then",
+                machine.name
+            ),
+        ));
+        Err(problems)
     }
 }
 

@@ -91,6 +91,8 @@ pub struct DiskPlan {
     pub size: u64,
     /// Thin, or else thick.
     pub thin: bool,
+    /// The virtual machine whose disk it is, by the inventory's id, where a snapshot of one is restored into.
+    pub machine: Option<String>,
 }
 
 impl DiskPlan {
@@ -104,6 +106,7 @@ impl DiskPlan {
             size: self.size,
             provisioning: if self.thin { Provisioning::Thin } else { Provisioning::Thick },
             adapter: Adapter::default(),
+            machine: self.machine.clone(),
         }
     }
 }
@@ -137,6 +140,8 @@ struct Recorded {
     taken: String,
     #[serde(default)]
     swaps: Vec<Swap>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<String>,
 }
 
 impl Plan {
@@ -158,6 +163,7 @@ impl Plan {
             size: disk.size,
             // What a snapshot's disk gives back might show what is below it.
             thin: disk.provisioning == Provisioning::Thin && taken.on_conflict != OnConflict::Snapshot,
+            machine: None,
         });
         Self {
             hypervisor: hypervisor.to_owned(),
@@ -168,6 +174,19 @@ impl Plan {
             swaps: Vec::new(),
             placed: false,
         }
+    }
+
+    /// With disks that are those of a virtual machine, by the inventory's id.
+    #[must_use]
+    pub fn of_machine(mut self, machine: Option<&str>) -> Self {
+        for disk in &mut self.disks {
+            disk.machine = machine.map(str::to_owned);
+        }
+        self
+    }
+
+    fn machine(&self) -> Option<&str> {
+        self.disks.first().and_then(|disk| disk.machine.as_deref())
     }
 
     /// With these directories put in the place of others.
@@ -222,7 +241,8 @@ impl Plan {
             (asked, _) => asked,
         };
         let names: Vec<_> = self.places().map(|place| place.datastore.clone()).collect();
-        Self::new(&self.hypervisor, asked, taken, &names).replacing(self.swaps.clone(), self.placed)
+        let plan = Self::new(&self.hypervisor, asked, taken, &names).of_machine(self.machine());
+        plan.replacing(self.swaps.clone(), self.placed)
     }
 
     /// The CFG after redirection, in which a datastore that is the VMX's is spelled as the VMX's: by name and by UUID it is
@@ -267,6 +287,7 @@ impl Plan {
             asked: vmcfg::render(&self.asked),
             taken: vmcfg::render(&self.taken),
             swaps: self.swaps.clone(),
+            machine: self.machine().map(str::to_owned),
         })
     }
 
@@ -277,6 +298,7 @@ impl Plan {
         let read = |text: &str| cfg::parse(text.as_bytes(), OnConflict::Stop).cfg.ok();
         let (asked, taken) = (read(&recorded.asked)?, read(&recorded.taken)?);
         let plan = Self::new(&recorded.hypervisor, asked, taken, &recorded.datastores);
+        let plan = plan.of_machine(recorded.machine.as_deref());
         Some(plan.replacing(recorded.swaps, false))
     }
 }

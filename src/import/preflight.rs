@@ -244,6 +244,9 @@ impl Examined<'_> {
                 self.problems.push(self.draft.problem("on-conflict", message));
             }
         }
+        if self.draft.on_conflict != OnConflict::Snapshot {
+            self.problems.extend(self.new_disks(hypervisor));
+        }
         // The same clash within one spelling is the file's own error already.
         let identity =
             |dsname: &str| self.entry_of(hypervisor, dsname).map_or(dsname, |d| &d.name).to_owned();
@@ -253,6 +256,23 @@ impl Examined<'_> {
                 format!("its destination {place} is that of {first} too; rename one or change its directory");
             self.problems.push(self.draft.problem(&key, message));
         }
+    }
+
+    /// Whether its datastores take disks that are new.
+    fn new_disks(&self, hypervisor: &Hypervisor) -> Option<CfgProblem> {
+        let mut disks = self.draft.places.iter().skip(1);
+        disks.find_map(|place| {
+            let entry = self.entry_of(hypervisor, place.datastore.as_deref()?)?;
+            if entry.store.capabilities().new_disks {
+                return None;
+            }
+            let message = format!(
+                "[{}] takes no new disks, only those of a virtual machine that exists (existing-disks in the configuration): use \
+                 \"snapshot\", or another datastore",
+                entry.name
+            );
+            Some(self.draft.problem("on-conflict", message))
+        })
     }
 
     /// In the form of the CFG's own errors.
@@ -313,6 +333,9 @@ impl Examined<'_> {
                     let stopped = conflict::stopped(&self.draft, exists);
                     if !stopped.is_empty() {
                         return Err(stopped);
+                    }
+                    if let Some(problem) = self.new_disks(hypervisor) {
+                        return Err(vec![problem]);
                     }
                     let vmx = format!("[{}] {}/{}", names[0], asked.directory, asked.target_vmx());
                     let note = format!("there is no virtual machine with {vmx}: it is restored as a new one");

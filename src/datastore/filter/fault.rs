@@ -208,6 +208,10 @@ impl Datastore for FaultDatastore {
         self.attempt(|inner| inner.create_disk(spec)).map(|disk| self.wrap(disk))
     }
 
+    fn reach(&self, spec: &DiskSpec) -> io::Result<()> {
+        self.attempt(|inner| inner.reach(spec))
+    }
+
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         self.attempt(|inner| inner.open_disk(spec)).map(|disk| self.wrap(disk))
     }

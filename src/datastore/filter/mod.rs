@@ -73,6 +73,10 @@ impl Datastore for FilteredDatastore {
         self.inner.disk_path(spec)
     }
 
+    fn reach(&self, spec: &DiskSpec) -> io::Result<()> {
+        self.inner.reach(spec)
+    }
+
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
         Ok((self.wrap)(self.inner.open_disk(spec)?))
     }

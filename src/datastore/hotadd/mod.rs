@@ -117,6 +117,7 @@ impl Datastore for HotaddDatastore {
             resumable: true,
             makes_descriptor: true,
             existing_disks: true,
+            new_disks: true,
             max_parallel_disks: appliance::DISKS_MAX,
         }
     }

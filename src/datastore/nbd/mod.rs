@@ -45,6 +45,9 @@ pub struct NbdOptions {
     pub client: ClientOptions,
     /// The administrator says that an export reads as zeros before it is restored to. Otherwise its block status has to.
     pub fresh_reads_zero: bool,
+    /// The administrator says that an address leads to the disk that has its names now, whenever that came into being: disks that virtual
+    /// machines have since a snapshot are written, and no others.
+    pub existing_disks: bool,
 }
 
 /// A datastore whose disks are exports.
@@ -60,22 +63,44 @@ pub struct NbdDatastore {
 impl NbdDatastore {
     /// A datastore of that name; `files` takes directories and small files. Fails where the template makes no address.
     pub fn new(name: &str, options: NbdOptions, files: Arc<dyn Datastore>) -> Result<Self, String> {
-        let sample = Place { datastore: name, directory: "directory", extent: "disk-flat.vmdk" };
+        let sample = Place {
+            datastore: name,
+            directory: "directory",
+            extent: "disk-flat.vmdk",
+            descriptor: "disk.vmdk",
+            machine: options.existing_disks.then_some("vm-1"),
+        };
         Uri::parse(&uri::fill(&options.template, sample)?)?;
+        let has = |placeholder: &str| options.template.contains(placeholder);
+        if options.existing_disks
+            && !(has("{directory}") && ["{descriptor}", "{extent}", "{disk}"].into_iter().any(has))
+        {
+            return Err(format!(
+                "'{}': existing-disks needs {{directory}} and one of {{descriptor}}, {{extent}}, {{disk}} in the address, or one                  virtual machine's restore would get into the disks of another",
+                options.template
+            ));
+        }
         Ok(Self { name: name.to_owned(), options, files, open: Arc::default() })
     }
 
-    fn uri(&self, directory: &str, extent: &str) -> io::Result<Uri> {
-        confined::components(directory)?;
-        confined::components(extent)?;
-        let place = Place { datastore: &self.name, directory, extent };
+    fn uri(&self, spec: &DiskSpec) -> io::Result<Uri> {
+        let DiskSpec { directory, extent, descriptor, .. } = spec;
+        for path in [directory, extent, descriptor] {
+            confined::components(path)?;
+        }
+        let machine = spec.machine.as_deref();
+        let place = Place { datastore: &self.name, directory, extent, descriptor, machine };
+        self.parsed(place)
+    }
+
+    fn parsed(&self, place: Place<'_>) -> io::Result<Uri> {
         let invalid = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
         Uri::parse(&uri::fill(&self.options.template, place).map_err(invalid)?).map_err(invalid)
     }
 
     /// The disk of that place, not connected yet.
     fn disk(&self, spec: &DiskSpec) -> io::Result<NbdDisk> {
-        let uri = self.uri(&spec.directory, &spec.extent)?;
+        let uri = self.uri(spec)?;
         Ok(NbdDisk {
             claim: Claim::take(&self.open, &uri)?,
             uri,
@@ -120,7 +145,8 @@ impl Datastore for NbdDatastore {
             punch: true,
             resumable: true,
             makes_descriptor: false,
-            existing_disks: false,
+            existing_disks: self.options.existing_disks,
+            new_disks: !self.options.existing_disks,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }
@@ -148,13 +174,22 @@ impl Datastore for NbdDatastore {
     }
 
     fn create_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
+        if self.options.existing_disks {
+            let why = "with existing-disks the datastore takes disks of virtual machines that exist, and no new ones";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
         let mut disk = self.disk(spec)?;
         // At once: whether its address is right shows when it is made, and a wrong one is not tried for long.
         let client = Client::open(&disk.uri, &disk.options)?;
-        disk.fits(&client.offer())?;
+        fits(&disk.uri, disk.size, &client.offer())?;
         disk.fresh = disk.fresh || client.is_known_zero(0, spec.size)?;
         disk.export = OnDemand::new(Some(disk.export(client)?));
         Ok(Box::new(disk))
+    }
+
+    fn reach(&self, spec: &DiskSpec) -> io::Result<()> {
+        let uri = self.uri(spec)?;
+        fits(&uri, spec.size, &Client::open(&uri, &self.options.client)?.offer())
     }
 
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>> {
@@ -173,10 +208,16 @@ impl Datastore for NbdDatastore {
         self.files.remove_file(path)
     }
 
-    /// An export can't be removed; its space is given back where the server can.
+    /// An export can't be removed; its space is given back where the server can. But never that of a disk which others made, nor by an
+    /// address that might be another's.
     fn remove_disk(&self, path: &str) -> io::Result<()> {
+        if self.options.existing_disks || self.options.template.contains("{descriptor}") {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "an NBD export can't be removed"));
+        }
         let (directory, extent) = path.rsplit_once('/').unwrap_or(("", path));
-        let uri = self.uri(directory, extent)?;
+        confined::components(path)?;
+        let place = Place { datastore: &self.name, directory, extent, descriptor: "", machine: None };
+        let uri = self.parsed(place)?;
         let _claim = Claim::take(&self.open, &uri)?;
         let client = Client::open(&uri, &self.options.client)?;
         client.trim(0, client.offer().size)?;
@@ -205,24 +246,26 @@ struct NbdDisk {
     claim: Claim,
 }
 
-impl NbdDisk {
-    /// Whether an export is the disk's.
-    fn fits(&self, offer: &Offer) -> io::Result<()> {
-        let fail = |kind, why: String| Err(client::named(&self.uri, &io::Error::new(kind, why)));
-        if offer.size != self.size {
-            let why = format!("the export has {} bytes, the disk {}", offer.size, self.size);
-            return fail(io::ErrorKind::InvalidData, why);
-        }
-        if offer.flags & export::READ_ONLY != 0 {
-            return fail(io::ErrorKind::PermissionDenied, "the export is read-only".to_owned());
-        }
-        Ok(())
+/// Whether an export is that of a disk of so many bytes.
+fn fits(uri: &Uri, size: u64, offer: &Offer) -> io::Result<()> {
+    let fail = |kind, why: String| Err(client::named(uri, &io::Error::new(kind, why)));
+    if offer.size != size {
+        return fail(
+            io::ErrorKind::InvalidData,
+            format!("the export has {} bytes, the disk {size}", offer.size),
+        );
     }
+    if offer.flags & export::READ_ONLY != 0 {
+        return fail(io::ErrorKind::PermissionDenied, "the export is read-only".to_owned());
+    }
+    Ok(())
+}
 
+impl NbdDisk {
     /// The export as it is written, behind a filter where its server takes whole blocks only.
     fn export(&self, client: Client) -> io::Result<Box<dyn Disk>> {
         let offer = client.offer();
-        self.fits(&offer)?;
+        fits(&self.uri, self.size, &offer)?;
         if offer.flags & (export::FLUSH | export::FUA) == 0 {
             tracing::warn!(uri = %self.uri, "the NBD server can't flush; what it acknowledges is taken for durable");
         }

@@ -200,6 +200,7 @@ fn lab(port: u16, size: usize, retry: Duration) -> Lab {
         template: format!("nbd://127.0.0.1:{port}/{{directory}}/{{extent}}"),
         client: ClientOptions { connections: 3, retry },
         fresh_reads_zero: false,
+        existing_disks: false,
     };
     let spec = DiskSpec {
         directory: "vm".into(),
@@ -208,6 +209,7 @@ fn lab(port: u16, size: usize, retry: Duration) -> Lab {
         size: size as u64,
         provisioning: Provisioning::Thin,
         adapter: Adapter::default(),
+        machine: None,
     };
     Lab { _directory: directory, store: NbdDatastore::new("ds", options, files).unwrap(), spec }
 }
@@ -454,4 +456,66 @@ proptest! {
         }
         prop_assert!(wire::read_reply(&mut bytes.as_slice(), |_| None).is_err());
     }
+}
+
+/// A store whose exports follow what disks are called, on a server that is not there.
+fn following(template: &str, existing_disks: bool) -> Result<(tempfile::TempDir, NbdDatastore), String> {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Arc::new(DirectoryDatastore::open(directory.path()).unwrap());
+    let options = NbdOptions {
+        template: template.to_owned(),
+        client: ClientOptions { connections: 1, retry: Duration::from_secs(1) },
+        fresh_reads_zero: false,
+        existing_disks,
+    };
+    Ok((directory, NbdDatastore::new("ds", options, files)?))
+}
+
+#[test]
+fn addresses_of_disks_that_exist_follow_their_names() {
+    for (template, existing, part) in [
+        ("nbd://h/{extent}", true, "needs {directory} and one of"),
+        ("nbd://h/{directory}", true, "needs {directory} and one of"),
+        ("nbd://h/{vm}/{directory}/{descriptor}", false, "{vm} is known of disks that a virtual machine has"),
+    ] {
+        let why = following(template, existing).err().unwrap();
+        assert!(why.contains(part), "{template}: {why}");
+    }
+    let template = "nbd+unix:///{vm}/{datastore}/{directory}/{descriptor}?socket=/nowhere.sock";
+    let (_directory, store) = following(template, true).unwrap();
+    let spec = DiskSpec {
+        directory: "web/more".into(),
+        extent: "x-000001-flat.vmdk".into(),
+        descriptor: "x-000001.vmdk".into(),
+        size: MIB as u64,
+        provisioning: Provisioning::Thick,
+        adapter: Adapter::default(),
+        machine: Some("vm-7".into()),
+    };
+    let error = store.reach(&spec).unwrap_err().to_string();
+    assert!(error.starts_with("nbd+unix:///vm-7/ds/web/more/x-000001.vmdk?socket=/nowhere.sock"), "{error}");
+    assert!(store.open_disk(&spec).is_ok(), "a restart connects to nothing");
+    assert!(store.open_disk(&DiskSpec { machine: None, ..spec.clone() }).is_err());
+    assert_eq!(store.create_disk(&spec).err().unwrap().kind(), io::ErrorKind::Unsupported);
+    let outside = DiskSpec { descriptor: "../y.vmdk".into(), ..spec };
+    assert_eq!(store.reach(&outside).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_disk_that_others_made_is_looked_at_and_never_trimmed() {
+    let behaviour = Behaviour::default().sized(MIB);
+    let template = format!("nbd://127.0.0.1:{}/{{directory}}/{{extent}}", serve(&behaviour));
+    let (_directory, store) = following(&template, true).unwrap();
+    let Lab { spec, .. } = lab(1, MIB, PATIENCE);
+    store.reach(&spec).unwrap();
+    let error = store.reach(&DiskSpec { size: 512, ..spec.clone() }).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    let asked = behaviour.requests.load(Ordering::Relaxed);
+    assert_eq!(store.remove_disk("vm/x-flat.vmdk").unwrap_err().kind(), io::ErrorKind::Unsupported);
+    assert_eq!(behaviour.requests.load(Ordering::Relaxed), asked);
+    let disk = store.open_disk(&spec).unwrap();
+    assert!(!disk.fresh_reads_zero());
+    disk.write_at(&[7; 512], 512).unwrap();
+    disk.release().unwrap();
+    assert_eq!(behaviour.durable.lock().unwrap()[512..1024], [7; 512]);
 }

@@ -1,5 +1,6 @@
 //! NBD addresses: `nbd://host[:port]/export` and `nbd+unix:///export?socket=PATH` (uri.md of the NetworkBlockDevice project), and
-//! the templates of the configuration, in which `{datastore}`, `{directory}`, `{extent}` and `{disk}` stand for a disk's own.
+//! the templates of the configuration, in which `{datastore}`, `{directory}`, `{descriptor}`, `{extent}`, `{disk}` and `{vm}` stand for a
+//! disk's own.
 
 use std::path::PathBuf;
 
@@ -111,6 +112,10 @@ pub struct Place<'a> {
     pub directory: &'a str,
     /// Its extent, `x-flat.vmdk`.
     pub extent: &'a str,
+    /// Its descriptor, `x.vmdk`.
+    pub descriptor: &'a str,
+    /// The virtual machine that it is of, by the inventory's id; `None` where that is not known.
+    pub machine: Option<&'a str>,
 }
 
 /// A template with a disk's place filled in, each value so encoded that it stays within its part of the address.
@@ -121,15 +126,21 @@ pub fn fill(template: &str, place: Place<'_>) -> Result<String, String> {
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
         let unknown = || {
-            format!("'{template}': '{{' must begin one of {{datastore}}, {{directory}}, {{extent}}, {{disk}}")
+            format!(
+                "'{template}': '{{' must begin one of {{datastore}}, {{directory}}, {{descriptor}}, {{extent}}, {{disk}}, {{vm}}"
+            )
         };
         let (name, after) = after.split_once('}').ok_or_else(unknown)?;
         filled.push_str(before);
         filled.push_str(&encoded(match name {
             "datastore" => place.datastore,
             "directory" => place.directory,
+            "descriptor" => place.descriptor,
             "extent" => place.extent,
             "disk" => disk,
+            "vm" => place.machine.ok_or_else(|| {
+                format!("'{template}': {{vm}} is known of disks that a virtual machine has")
+            })?,
             _ => return Err(unknown()),
         }));
         rest = after;
@@ -184,17 +195,29 @@ mod tests {
 
     #[test]
     fn placeholders() {
-        let place = Place { datastore: "ds 1", directory: "a/b?socket=/etc", extent: "web_1-flat.vmdk" };
+        let place = Place {
+            datastore: "ds 1",
+            directory: "a/b?socket=/etc",
+            extent: "web_1-flat.vmdk",
+            descriptor: "web 1.vmdk",
+            machine: None,
+        };
         let filled = fill("nbd://h/{datastore}/{directory}/{extent}:{disk}", place).unwrap();
         assert_eq!(filled, "nbd://h/ds%201/a%2Fb%3Fsocket%3D%2Fetc/web_1-flat.vmdk:web_1");
         assert_eq!(Uri::parse(&filled).unwrap().export, "ds 1/a/b?socket=/etc/web_1-flat.vmdk:web_1");
         assert!(fill("nbd://h/{x}", place).is_err() && fill("nbd://h/{extent", place).is_err());
+        assert!(
+            fill("nbd://h/{vm}/{descriptor}", place).unwrap_err().contains("{vm} is known of disks that")
+        );
+        let place = Place { machine: Some("vm-7"), ..place };
+        assert_eq!(fill("nbd://h/{vm}/{descriptor}", place).unwrap(), "nbd://h/vm-7/web%201.vmdk");
     }
 
     proptest! {
         #[test]
         fn any_value_stays_in_its_part(directory in "\\PC{0,40}", extent in "\\PC{1,20}") {
-            let place = Place { datastore: "d", directory: &directory, extent: &extent };
+            let place =
+                Place { datastore: "d", directory: &directory, extent: &extent, descriptor: "", machine: None };
             let uri = Uri::parse(&fill("nbd+unix:///{directory}?socket=/run/{extent}.sock", place).unwrap()).unwrap();
             prop_assert_eq!(uri.export, directory);
             prop_assert_eq!(uri.server, Server::Unix(format!("/run/{extent}.sock").into()));

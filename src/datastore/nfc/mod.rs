@@ -93,6 +93,7 @@ impl Datastore for NfcDatastore {
             resumable: false,
             makes_descriptor: true,
             existing_disks: false,
+            new_disks: true,
             max_parallel_disks: MAX_PARALLEL_DISKS,
         }
     }

@@ -1,11 +1,12 @@
 //! Restores into a snapshot, against an inventory of values and a directory whose driver says that it takes the disks of others.
 #![allow(clippy::unwrap_used)]
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::datastore::altered::Altered;
-use crate::datastore::{Capabilities, Datastore, DirectoryDatastore};
+use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, DiskSpec};
 use crate::import::fake::{Fake, machine};
 use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
 use crate::import::tests::put;
@@ -288,8 +289,102 @@ fn a_driver_that_can_t_says_which_can() {
     let session = engine.create_directory(&["vm".into()]).unwrap();
     put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
     let errors = read(&session, "vm.cfg.err");
-    let part =
-        "line 14: on-conflict: \"snapshot\" is not to be had on [ds1]: only hotadd writes into the disks";
+    let part = "line 14: on-conflict: \"snapshot\" is not to be had on [ds1]: hotadd writes into the disks of a virtual machine that \
+                exists, and nbd where existing-disks = true says that an address follows a disk's name";
     assert!(errors.contains(part), "{errors}");
     assert!(fake.snapshots.lock().unwrap().is_empty());
+}
+
+/// A store as nbd is with `existing-disks`: no descriptors of its own, no new disks. `reaching` is asked of each disk.
+fn following(
+    root: &Path,
+    fake: &Arc<Fake>,
+    reaching: impl Fn(&DiskSpec) -> io::Result<()> + Send + Sync + 'static,
+) -> Engine {
+    let directory = Altered::of(DirectoryDatastore::open(&root.join("ds1")).unwrap());
+    let capabilities = |all| Capabilities { existing_disks: true, new_disks: false, ..all };
+    engine_on(root, fake, Arc::new(Altered { capabilities, reaching: Box::new(reaching), ..directory }))
+}
+
+#[test]
+fn what_is_not_hotadd_s_is_asked_for_each_disk_before_and_after_the_snapshot() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let engine = following(root.path(), &fake, move |spec| {
+        let machine = spec.machine.clone().unwrap_or_default();
+        noted.lock().unwrap().push(format!("{machine} {} {}", spec.file(&spec.descriptor), spec.size));
+        Ok(())
+    });
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    assert_eq!(read(&session, "vm.cfg.err"), "");
+    assert_eq!(*asked.lock().unwrap(), ["vm-1 web/a.vmdk 262144", "vm-1 web/a-000001.vmdk 262144"]);
+    put(&session, "a-flat.vmdk", &image()).unwrap();
+    let descriptor =
+        format!("# Disk DescriptorFile\nversion=1\nCID=1\nRW {} VMFS \"a-flat.vmdk\"\n", SIZE / 512);
+    put(&session, "a.vmdk", descriptor.as_bytes()).unwrap();
+    put(&session, "a.vmx", b"scsi0:0.fileName = \"a.vmdk\"\n").unwrap();
+    let web = root.path().join("ds1/web");
+    assert!(std::fs::read(web.join("a-000001-flat.vmdk")).unwrap() == image());
+    assert!(
+        !web.join("a.vmdk").exists() && !web.join("a-000001.vmdk").exists(),
+        "descriptors are the machine's own"
+    );
+    assert!(read(&session, "import.log").contains("done importing"));
+}
+
+#[test]
+fn a_server_that_can_t_is_told_before_there_is_a_snapshot_or_the_snapshot_is_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let fake = site(root.path());
+    // Which names it does not serve, and why.
+    let wrong = Arc::new(Mutex::new(("a.vmdk", io::ErrorKind::PermissionDenied)));
+    let told = Arc::clone(&wrong);
+    let engine = following(root.path(), &fake, move |spec| match *told.lock().unwrap() {
+        (name, kind) if name == spec.descriptor => Err(io::Error::new(kind, "the export is read-only")),
+        _ => Ok(()),
+    });
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    let errors = read(&session, "vm.cfg.err");
+    let part = "line 9: vmdk.0.name: [ds1] web/a.vmdk can't be written: the export is read-only";
+    assert!(errors.contains(part), "{errors}");
+    assert!(fake.snapshots.lock().unwrap().is_empty() && listed(root.path(), &fake).is_empty());
+    // The snapshot's own disk is not to be had: that shows when it is there.
+    *wrong.lock().unwrap() = ("a-000001.vmdk", io::ErrorKind::TimedOut);
+    for first in [true, false] {
+        put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+        let errors = read(&session, "vm.cfg.err");
+        assert!(errors.contains("vmdk.0.name: [ds1] web/a-000001.vmdk can't be written"), "{errors}");
+        let kept = "line 14: on-conflict: nothing is restored yet, and the snapshot 'importfs ";
+        assert_eq!(errors.contains(kept), first, "{errors}");
+        assert_eq!(fake.snapshots.lock().unwrap().len(), 1);
+        assert_eq!(listed(root.path(), &fake)[0].1, "there");
+        assert!(put(&session, "a-flat.vmdk", &image()).is_err());
+    }
+    *wrong.lock().unwrap() = ("", io::ErrorKind::Other);
+    put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
+    assert_eq!((read(&session, "vm.cfg.err").as_str(), fake.snapshots.lock().unwrap().len()), ("", 1));
+    put(&session, "a-flat.vmdk", &image()).unwrap();
+    assert!(std::fs::read(root.path().join("ds1/web/a-000001-flat.vmdk")).unwrap() == image());
+}
+
+#[test]
+fn one_that_takes_no_new_disks_makes_none() {
+    for (more, machine) in [("on-conflict = \"rename\"\n", true), (INTO, false)] {
+        let root = tempfile::tempdir().unwrap();
+        let fake = site(root.path());
+        if !machine {
+            fake.machines.lock().unwrap().clear();
+            std::fs::remove_dir_all(root.path().join("ds1/web")).unwrap();
+        }
+        let engine = following(root.path(), &fake, |_| Ok(()));
+        let session = engine.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg(more).as_bytes()).unwrap();
+        let errors = read(&session, "vm.cfg.err");
+        assert!(errors.contains("line 14: on-conflict: [ds1] takes no new disks, only those of"), "{errors}");
+        assert_eq!(root.path().join("ds1/web").exists(), machine);
+    }
 }
