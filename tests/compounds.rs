@@ -83,14 +83,7 @@ fn no_file_is_a_reparse_point() {
     let desk = Desk::new();
     let mut client = desk.client(1, "user");
     let file_id = client.open(&Open::file("a")).file_id();
-    let request = ioctl::Request {
-        ctl_code: code::GET_REPARSE_POINT,
-        file_id,
-        input: &[],
-        max_input_response: 0,
-        max_output_response: 1024,
-        flags: ioctl::FLAG_IS_FSCTL,
-    };
+    let request = ioctl::Request::fsctl(file_id, code::GET_REPARSE_POINT, &[], 1024);
     let answer = client.request(Command::IOCTL, |out| request.encode(out));
     assert_eq!(answer.status(), Status::NOT_A_REPARSE_POINT);
 }

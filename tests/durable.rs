@@ -291,14 +291,7 @@ fn a_resilient_open_waits_whatever_it_caches() {
     let mut resilient = |timeout: u32| {
         let mut input = timeout.to_le_bytes().to_vec();
         input.extend([0; 4]);
-        let request = ioctl::Request {
-            ctl_code: code::LMR_REQUEST_RESILIENCY,
-            file_id: id,
-            max_input_response: 0,
-            max_output_response: 0,
-            flags: ioctl::FLAG_IS_FSCTL,
-            input: &input,
-        };
+        let request = ioctl::Request::fsctl(id, code::LMR_REQUEST_RESILIENCY, &input, 0);
         client.request(Command::IOCTL, |out| request.encode(out)).status()
     };
     assert_eq!(resilient(u32::MAX), Status::INVALID_PARAMETER);

@@ -379,14 +379,7 @@ fn interfaces_are_told_where_several_connections_are_allowed() {
     let addresses = vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
     let running = Running::start(|settings| settings.multichannel = Some(addresses));
     let mut client = running.login("alice");
-    let request = |room| ioctl::Request {
-        ctl_code: 0x0014_01FC,
-        file_id: FileId::ANY,
-        max_input_response: 0,
-        max_output_response: room,
-        flags: ioctl::FLAG_IS_FSCTL,
-        input: &[],
-    };
+    let request = |room| ioctl::Request::fsctl(FileId::ANY, 0x0014_01FC, &[], room);
     let answer = client.request(Command::IOCTL, |out| request(4096).encode(out)).unwrap();
     let response = ioctl::Response::decode(&answer.0).unwrap();
     let list: Vec<_> =

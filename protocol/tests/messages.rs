@@ -5,6 +5,7 @@ mod common;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use smb_proto::fscc::info::NetworkOpen;
 use smb_proto::fscc::{directory, ea, info, security, set, stream};
 use smb_proto::msg::create::context::{Lease, LeaseV2, Writer};
 use smb_proto::msg::{self, FileId, oplock_break};
@@ -154,7 +155,7 @@ proptest! {
             share_access: 7, disposition: 3, options, name: Utf16(&name), contexts: writer.contexts(),
         });
         round_trip!(create::Response, msg::create::Response {
-            oplock_level: 9, create_action: 1, end_of_file: 5, file_id, contexts: writer.contexts(),
+            oplock_level: 9, create_action: 1, file: NetworkOpen { end_of_file: 5, ..NetworkOpen::default() }, file_id, contexts: writer.contexts(),
             ..msg::create::Response::default()
         });
     }

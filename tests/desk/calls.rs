@@ -51,14 +51,7 @@ impl Client {
 
     /// Sends a control code.
     pub fn fsctl(&mut self, file_id: FileId, ctl_code: u32, input: &[u8], room: u32) -> Message {
-        let request = ioctl::Request {
-            ctl_code,
-            file_id,
-            max_input_response: 0,
-            max_output_response: room,
-            flags: ioctl::FLAG_IS_FSCTL,
-            input,
-        };
+        let request = ioctl::Request::fsctl(file_id, ctl_code, input, room);
         self.request(Command::IOCTL, |out| request.encode(out))
     }
 }

@@ -58,12 +58,17 @@ impl Basic {
     /// Decodes the 40 bytes; the last 4 are reserved and may be missing.
     pub fn decode(data: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(data, "FileBasicInformation");
+        let times = Self::decode_times(&mut r)?;
+        Ok(Self { attributes: r.u32()?, ..times })
+    }
+
+    fn decode_times(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             creation_time: r.u64()?,
             last_access_time: r.u64()?,
             last_write_time: r.u64()?,
             change_time: r.u64()?,
-            attributes: r.u32()?,
+            attributes: 0,
         })
     }
 
@@ -79,6 +84,34 @@ impl Basic {
         out.put_u64(self.last_access_time);
         out.put_u64(self.last_write_time);
         out.put_u64(self.change_time);
+    }
+}
+
+/// FileNetworkOpenInformation (2.4.29) without its reserved end: what a CREATE and, if asked, a CLOSE tell of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NetworkOpen {
+    /// Times and attributes.
+    pub basic: Basic,
+    /// AllocationSize in bytes.
+    pub allocation_size: u64,
+    /// EndOfFile in bytes.
+    pub end_of_file: u64,
+}
+
+impl NetworkOpen {
+    /// Decodes the 52 bytes.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let basic = Basic::decode_times(r)?;
+        let (allocation_size, end_of_file) = (r.u64()?, r.u64()?);
+        Ok(Self { basic: Basic { attributes: r.u32()?, ..basic }, allocation_size, end_of_file })
+    }
+
+    /// Appends the 52 bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.basic.encode_times(out);
+        out.put_u64(self.allocation_size);
+        out.put_u64(self.end_of_file);
+        out.put_u32(self.basic.attributes);
     }
 }
 
@@ -154,10 +187,8 @@ pub fn encode(class: u8, info: &FileInfo<'_>, out: &mut Vec<u8>) -> bool {
         class::ALTERNATE_NAME => encode_name(info.short_name, out),
         class::ALL => encode_all(info, out),
         class::NETWORK_OPEN => {
-            info.basic.encode_times(out);
-            out.put_u64(info.allocation_size);
-            out.put_u64(info.end_of_file);
-            out.put_u32(info.basic.attributes);
+            let (allocation_size, end_of_file) = (info.allocation_size, info.end_of_file);
+            NetworkOpen { basic: info.basic, allocation_size, end_of_file }.encode(out);
             out.put_u32(0);
         }
         class::ATTRIBUTE_TAG => {

@@ -2,6 +2,7 @@
 
 use super::{FileId, body};
 use crate::codec::{DecodeError, Put};
+use crate::fscc::info::NetworkOpen;
 
 /// Flag of both: the response carries the file's attributes.
 pub const FLAG_POSTQUERY_ATTRIB: u16 = 0x0001;
@@ -38,20 +39,8 @@ impl Request {
 pub struct Response {
     /// [`FLAG_POSTQUERY_ATTRIB`] if the rest is valid.
     pub flags: u16,
-    /// CreationTime, in 100 ns since 1601.
-    pub creation_time: u64,
-    /// LastAccessTime.
-    pub last_access_time: u64,
-    /// LastWriteTime.
-    pub last_write_time: u64,
-    /// ChangeTime.
-    pub change_time: u64,
-    /// AllocationSize in bytes.
-    pub allocation_size: u64,
-    /// EndOfFile in bytes.
-    pub end_of_file: u64,
-    /// FileAttributes.
-    pub file_attributes: u32,
+    /// Its times, sizes and attributes.
+    pub file: NetworkOpen,
 }
 
 impl Response {
@@ -60,16 +49,7 @@ impl Response {
         let mut r = body(message, 60, "CLOSE response")?;
         let flags = r.u16()?;
         r.skip(4)?;
-        Ok(Self {
-            flags,
-            creation_time: r.u64()?,
-            last_access_time: r.u64()?,
-            last_write_time: r.u64()?,
-            change_time: r.u64()?,
-            allocation_size: r.u64()?,
-            end_of_file: r.u64()?,
-            file_attributes: r.u32()?,
-        })
+        Ok(Self { flags, file: NetworkOpen::decode(&mut r)? })
     }
 
     /// Appends the body.
@@ -77,12 +57,6 @@ impl Response {
         out.put_u16(60);
         out.put_u16(self.flags);
         out.put_u32(0);
-        out.put_u64(self.creation_time);
-        out.put_u64(self.last_access_time);
-        out.put_u64(self.last_write_time);
-        out.put_u64(self.change_time);
-        out.put_u64(self.allocation_size);
-        out.put_u64(self.end_of_file);
-        out.put_u32(self.file_attributes);
+        self.file.encode(out);
     }
 }

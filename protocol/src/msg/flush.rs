@@ -1,6 +1,6 @@
 //! FLUSH (MS-SMB2 2.2.17, 2.2.18).
 
-use super::{FileId, body, decode_empty, encode_empty};
+use super::{FileId, body};
 use crate::codec::{DecodeError, Put};
 
 /// FLUSH request.
@@ -27,17 +27,7 @@ impl Request {
     }
 }
 
-/// FLUSH response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Response;
-
-impl Response {
-    /// Decodes the message.
-    pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
-        decode_empty(message, "FLUSH response").map(|()| Self)
-    }
-    /// Appends the body.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        encode_empty(out);
-    }
-}
+without_fields!(
+    /// FLUSH response.
+    Response = "FLUSH response"
+);

@@ -1,6 +1,6 @@
 //! LOCK (MS-SMB2 2.2.26, 2.2.27).
 
-use super::{FileId, body, decode_empty, encode_empty};
+use super::{FileId, body};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// The range may be read by others.
@@ -70,17 +70,7 @@ impl Request {
     }
 }
 
-/// LOCK response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Response;
-
-impl Response {
-    /// Decodes the message.
-    pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
-        decode_empty(message, "LOCK response").map(|()| Self)
-    }
-    /// Appends the body.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        encode_empty(out);
-    }
-}
+without_fields!(
+    /// LOCK response.
+    Response = "LOCK response"
+);

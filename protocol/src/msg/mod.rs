@@ -8,6 +8,29 @@
 //! Nothing here judges a request beyond its layout: a flag or an enumeration value that the standard does not know stays
 //! as it came, and the handler answers it.
 
+/// A message of nothing but StructureSize 4 and two reserved bytes.
+macro_rules! without_fields {
+    ($(#[$doc:meta])* $name:ident = $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub struct $name;
+
+        impl $name {
+            /// Decodes the message.
+            pub fn decode(message: &[u8]) -> Result<Self, $crate::codec::DecodeError> {
+                $crate::msg::body(message, 4, $what).map(|_| Self)
+            }
+
+            /// Appends the body.
+            pub fn encode(&self, out: &mut Vec<u8>) {
+                use $crate::codec::Put;
+                out.put_u16(4);
+                out.put_u16(0);
+            }
+        }
+    };
+}
+
 pub mod cancel;
 pub mod change_notify;
 pub mod close;
@@ -75,18 +98,6 @@ fn buffer<'a>(r: &Reader<'a>, offset: usize, len: usize) -> Result<&'a [u8], Dec
         return Err(DecodeError::Invalid { what: "buffer offset", value: offset as u64 });
     }
     r.slice(offset, len)
-}
-
-/// Decodes a body of nothing but StructureSize and two reserved bytes.
-fn decode_empty(message: &[u8], what: &'static str) -> Result<(), DecodeError> {
-    body(message, 4, what)?;
-    Ok(())
-}
-
-/// Appends such a body.
-fn encode_empty(out: &mut Vec<u8>) {
-    out.put_u16(4);
-    out.put_u16(0);
 }
 
 /// Appends the body shared by QUERY_DIRECTORY, CHANGE_NOTIFY and QUERY_INFO responses: StructureSize 9, OutputBufferOffset,

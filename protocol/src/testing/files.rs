@@ -214,9 +214,9 @@ impl<L: Link> Peer<L> {
         let response = create::Response::decode(&answer.message)?;
         Ok(Opened {
             id: response.file_id,
-            size: response.end_of_file,
+            size: response.file.end_of_file,
             action: response.create_action,
-            attributes: response.file_attributes,
+            attributes: response.file.basic.attributes,
         })
     }
 
@@ -314,14 +314,7 @@ impl<L: Link> Peer<L> {
         input: &[u8],
         room: u32,
     ) -> Result<Vec<u8>, ClientError> {
-        let request = ioctl::Request {
-            ctl_code,
-            file_id,
-            max_input_response: 0,
-            max_output_response: room,
-            flags: ioctl::FLAG_IS_FSCTL,
-            input,
-        };
+        let request = ioctl::Request::fsctl(file_id, ctl_code, input, room);
         let answer = self.call(Command::IOCTL, room.max(input.len() as u32), |out| request.encode(out))?;
         Ok(ioctl::Response::decode(&answer.message)?.output.to_vec())
     }

@@ -2,7 +2,7 @@
 
 use smb_proto::msg::close as wire;
 
-use super::{open_of, wire_attributes};
+use super::{network_open_of, open_of};
 use crate::smb::request::{Outcome, Reply, Request};
 
 /// Handles a CLOSE. The share's own close status goes to the client: an import tells its late errors so.
@@ -18,13 +18,7 @@ pub fn handle(request: &mut Request<'_>) -> Outcome {
     closed?;
     let response = metadata.map_or_else(wire::Response::default, |metadata| wire::Response {
         flags: wire::FLAG_POSTQUERY_ATTRIB,
-        creation_time: metadata.created.0,
-        last_access_time: metadata.accessed.0,
-        last_write_time: metadata.written.0,
-        change_time: metadata.changed.0,
-        allocation_size: metadata.allocation,
-        end_of_file: metadata.size,
-        file_attributes: wire_attributes(&metadata),
+        file: network_open_of(&metadata),
     });
     Ok(Reply::success(|out| response.encode(out)))
 }

@@ -32,6 +32,15 @@ use super::open::Open;
 use super::request::{Outcome, Request};
 use super::share::Metadata;
 
+/// Attributes that clients may give a file (MS-FSCC 2.6); the others follow from what it is.
+const ATTRIBUTES_SETTABLE: u32 = attributes::READONLY
+    | attributes::HIDDEN
+    | attributes::SYSTEM
+    | attributes::ARCHIVE
+    | attributes::TEMPORARY
+    | attributes::OFFLINE
+    | attributes::NOT_CONTENT_INDEXED;
+
 /// A handler of a command that works on a tree.
 pub type Handler = fn(&mut Request<'_>) -> Outcome;
 
@@ -74,18 +83,22 @@ fn open_of(request: &mut Request<'_>, id: FileId) -> Result<Arc<Open>, Status> {
     Ok(open)
 }
 
-/// Attributes as clients see them: NORMAL stands for none (MS-FSCC 2.6).
-fn wire_attributes(metadata: &Metadata) -> u32 {
-    if metadata.attributes == 0 { attributes::NORMAL } else { metadata.attributes }
-}
-
-/// Times and attributes in their wire form.
+/// Times and attributes in their wire form: NORMAL stands for no attribute (MS-FSCC 2.6).
 fn basic_of(metadata: &Metadata) -> info::Basic {
     info::Basic {
         creation_time: metadata.created.0,
         last_access_time: metadata.accessed.0,
         last_write_time: metadata.written.0,
         change_time: metadata.changed.0,
-        attributes: wire_attributes(metadata),
+        attributes: if metadata.attributes == 0 { attributes::NORMAL } else { metadata.attributes },
+    }
+}
+
+/// What CREATE and CLOSE tell of a file.
+fn network_open_of(metadata: &Metadata) -> info::NetworkOpen {
+    info::NetworkOpen {
+        basic: basic_of(metadata),
+        allocation_size: metadata.allocation,
+        end_of_file: metadata.size,
     }
 }

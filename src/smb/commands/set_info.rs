@@ -12,7 +12,7 @@ use smb_proto::msg::create::share_access;
 use smb_proto::msg::query_info::info_type;
 use smb_proto::msg::set_info as wire;
 
-use super::{extended, open_of};
+use super::{ATTRIBUTES_SETTABLE, extended, open_of};
 use crate::smb::audit;
 use crate::smb::breaks;
 use crate::smb::file_entry::FileEntry;
@@ -23,14 +23,6 @@ use crate::smb::request::{Failure, Outcome, Reply, Request};
 use crate::smb::share::{BasicChange, FileKey, FileTime, OpenGate, Refusal};
 use crate::smb::share_mode::ShareMode;
 
-/// Attributes that FileBasicInformation may set (MS-FSCC 2.6); the others follow from what a file is.
-const ATTRIBUTES_SETTABLE: u32 = attributes::READONLY
-    | attributes::HIDDEN
-    | attributes::SYSTEM
-    | attributes::ARCHIVE
-    | attributes::TEMPORARY
-    | attributes::OFFLINE
-    | attributes::NOT_CONTENT_INDEXED;
 /// Mode bits that may be set (MS-FSCC 2.4.31).
 const MODE_SETTABLE: u32 = 0x0000_003E;
 

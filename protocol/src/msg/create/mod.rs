@@ -4,6 +4,7 @@ pub mod context;
 
 use super::{FileId, body, buffer};
 use crate::codec::{DecodeError, Put};
+use crate::fscc::info::NetworkOpen;
 use crate::header::HEADER_LEN;
 use crate::utf16::Utf16;
 use context::Contexts;
@@ -174,20 +175,8 @@ pub struct Response<'a> {
     pub flags: u8,
     /// See [`action`].
     pub create_action: u32,
-    /// CreationTime, in 100 ns since 1601.
-    pub creation_time: u64,
-    /// LastAccessTime.
-    pub last_access_time: u64,
-    /// LastWriteTime.
-    pub last_write_time: u64,
-    /// ChangeTime.
-    pub change_time: u64,
-    /// AllocationSize in bytes.
-    pub allocation_size: u64,
-    /// EndOfFile in bytes.
-    pub end_of_file: u64,
-    /// FileAttributes.
-    pub file_attributes: u32,
+    /// Its times, sizes and attributes.
+    pub file: NetworkOpen,
     /// The open.
     pub file_id: FileId,
     /// Contexts, as [`context::Writer`] made them; may be empty.
@@ -200,10 +189,7 @@ impl<'a> Response<'a> {
         let mut r = body(message, 89, "CREATE response")?;
         let (oplock_level, flags) = (r.u8()?, r.u8()?);
         let create_action = r.u32()?;
-        let (creation_time, last_access_time) = (r.u64()?, r.u64()?);
-        let (last_write_time, change_time) = (r.u64()?, r.u64()?);
-        let (allocation_size, end_of_file) = (r.u64()?, r.u64()?);
-        let file_attributes = r.u32()?;
+        let file = NetworkOpen::decode(&mut r)?;
         r.skip(4)?;
         let file_id = FileId::decode(&mut r)?;
         let (offset, len) = (r.u32()?, r.u32()?);
@@ -211,13 +197,7 @@ impl<'a> Response<'a> {
             oplock_level,
             flags,
             create_action,
-            creation_time,
-            last_access_time,
-            last_write_time,
-            change_time,
-            allocation_size,
-            end_of_file,
-            file_attributes,
+            file,
             file_id,
             contexts: Contexts::decode(buffer(&r, offset as usize, len as usize)?)?,
         })
@@ -230,13 +210,7 @@ impl<'a> Response<'a> {
         out.put_u8(self.oplock_level);
         out.put_u8(self.flags);
         out.put_u32(self.create_action);
-        out.put_u64(self.creation_time);
-        out.put_u64(self.last_access_time);
-        out.put_u64(self.last_write_time);
-        out.put_u64(self.change_time);
-        out.put_u64(self.allocation_size);
-        out.put_u64(self.end_of_file);
-        out.put_u32(self.file_attributes);
+        self.file.encode(out);
         out.put_u32(0);
         self.file_id.encode(out);
         // 64 + 88 is a multiple of 8, as the contexts' offset must be.

@@ -28,6 +28,12 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// An FSCTL that takes at most `room` bytes of output.
+    pub fn fsctl(file_id: FileId, ctl_code: u32, input: &'a [u8], room: u32) -> Self {
+        let (max_input_response, flags) = (0, FLAG_IS_FSCTL);
+        Self { ctl_code, file_id, max_input_response, max_output_response: room, flags, input }
+    }
+
     /// Decodes the message. The output buffer of a request is reserved and not looked at.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
         let mut r = body(message, 57, "IOCTL request")?;

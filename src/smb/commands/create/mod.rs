@@ -14,7 +14,7 @@ use smb_proto::msg::create::{self as wire, disposition, oplock, options};
 use smb_proto::msg::negotiate::{DIALECT_210, DIALECT_300};
 
 use self::durable::Asked;
-use super::{extended, wire_attributes};
+use super::{ATTRIBUTES_SETTABLE, extended, network_open_of};
 use crate::smb::breaks;
 use crate::smb::gate::Intent;
 use crate::smb::name;
@@ -29,15 +29,6 @@ const IMPERSONATION_MAX: u32 = 3;
 const OPTIONS_VALID: u32 = 0x00FF_FFFF;
 /// Bits of DesiredAccess that exist (2.2.13.1).
 const ACCESS_VALID: u32 = 0xF31F_01FF;
-/// Attributes that a new file may be given (MS-FSCC 2.6).
-const ATTRIBUTES_SETTABLE: u32 = attributes::READONLY
-    | attributes::HIDDEN
-    | attributes::SYSTEM
-    | attributes::ARCHIVE
-    | attributes::TEMPORARY
-    | attributes::OFFLINE
-    | attributes::NOT_CONTENT_INDEXED;
-
 /// A CreateOption that Windows answers with NOT_SUPPORTED (MS-SMB2 3.3.5.9: FILE_RESERVED).
 const OPTION_RESERVED: u32 = 0x80;
 /// Attributes of no file: a volume's label, a device (MS-FSA 2.1.5.1).
@@ -178,13 +169,7 @@ fn respond(request: &mut Request<'_>, message: &wire::Request<'_>, answer: &Answ
         oplock_level: answer.level,
         flags: 0,
         create_action: answer.action as u32,
-        creation_time: metadata.created.0,
-        last_access_time: metadata.accessed.0,
-        last_write_time: metadata.written.0,
-        change_time: metadata.changed.0,
-        allocation_size: metadata.allocation,
-        end_of_file: metadata.size,
-        file_attributes: wire_attributes(&metadata),
+        file: network_open_of(&metadata),
         file_id: open.id,
         contexts: contexts.contexts(),
     };
