@@ -17,33 +17,13 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
+import check_restore  # noqa: E402
 import lab  # noqa: E402
 
 EIGHT = 8
 TICKS = os.sysconf("SC_CLK_TCK")
 MODES = {"plain": ["--client-protection=off"], "signed": ["--client-protection=sign"],
          "encrypted": ["--client-protection=encrypt"]}
-CFG = """version = "4"
-vmname = "bench"
-vmuuid = "50133967-ae5a-052c-0140-e47ce07219ee"
-servername = "local"
-datacenter = ""
-folder = ""
-hostsystem = ""
-resourcepool = ""
-dsname = "datastore1"
-directory = "{name}"
-vmx-name = "bench.vmx"
-vmdk.0.name = "bench.vmdk"
-vmdk.0.extent-name = "bench-flat.vmdk"
-vmdk.0.dsname = "datastore1"
-vmdk.0.directory = "{name}"
-vmdk.0.size = {size}
-vmdk.0.type = "thin"
-on-conflict = "rename"
-register-after-import = 0
-access-time = 0
-"""
 
 
 def family(pid):
@@ -216,7 +196,7 @@ def main():
     for kind in ("random", "zeros"):
         def prepare(turn, kind=kind):
             name = f"{kind}{turn}"
-            (work / "bench.cfg").write_text(CFG.format(name=name, size=size))
+            (work / "bench.cfg").write_text(check_restore.cfg(name, [("bench", size, "thin")], "rename"))
             made = lab.smbclient(ours.port, "import", f"mkdir {name}; cd {name}; put bench.cfg", cwd=work)
             if "NT_STATUS" in made.stdout:
                 sys.exit(made.stdout)

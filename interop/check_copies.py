@@ -1,36 +1,17 @@
 """Copies within the server: smbclient's scopy (SRV_COPYCHUNK) on a directory share, and of an extent inside an import session."""
 import os
 
+import check_restore
 import lab
 
 SIZE = 5 * 1024 * 1024 + 512
-HEAD = """version = "4"
-vmname = "web"
-vmuuid = "50133967-ae5a-052c-0140-e47ce07219ee"
-servername = "local"
-datacenter = ""
-folder = ""
-hostsystem = ""
-resourcepool = ""
-dsname = "datastore1"
-directory = "web"
-vmx-name = "web.vmx"
-"""
-DISK = """vmdk.{n}.name = "{name}.vmdk"
-vmdk.{n}.extent-name = "{name}-flat.vmdk"
-vmdk.{n}.dsname = "datastore1"
-vmdk.{n}.directory = "web"
-vmdk.{n}.size = {size}
-vmdk.{n}.type = "thin"
-"""
 
 
 def main():
     lab.need("smbclient")
     where = lab.workdir("copies")
     server = lab.Importfs(where)
-    disks = "".join(DISK.format(n=n, name=name, size=SIZE) for n, name in enumerate("ab"))
-    (where / "web.cfg").write_text(HEAD + disks + 'on-conflict = "stop"\nregister-after-import = 0\naccess-time = 0\n')
+    (where / "web.cfg").write_text(check_restore.cfg("web", [(disk, SIZE, "thin") for disk in "ab"]))
     data = bytearray(os.urandom(SIZE))
     data[1 << 20:3 << 20] = bytes(2 << 20)
     (where / "a-flat.vmdk").write_bytes(data)
