@@ -94,6 +94,28 @@ fn ids_that_were_used_or_never_granted_end_the_connection() {
     assert_eq!(running.login("alice").create("a").status(), Status::SUCCESS);
 }
 
+/// A Linux client that gives back many handles at once sends their CLOSEs in one segment.
+#[test]
+fn many_quick_requests_in_one_segment_are_all_answered() {
+    const AT_ONCE: usize = 100;
+    let running = Running::start(|_| {});
+    let mut client = running.login("alice");
+    earn(&mut client);
+    let mut segment = Vec::new();
+    for _ in 0..AT_ONCE {
+        let mut message = Vec::new();
+        client.header(Command::ECHO).encode(&mut message);
+        echo::Request.encode(&mut message);
+        segment.extend((message.len() as u32).to_be_bytes());
+        segment.extend(message);
+    }
+    client.stream.write_all(&segment).unwrap();
+    for number in 0..AT_ONCE {
+        let answer = client.receive().unwrap_or_else(|| panic!("no answer after {number}"));
+        assert_eq!(answer.status(), Status::SUCCESS);
+    }
+}
+
 #[test]
 fn many_writers_share_a_small_budget() {
     let running = Running::start(|settings| {
