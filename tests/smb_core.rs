@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use importfs::smb::server::{Server, Settings, Users};
 use importfs::smb::transport;
+use smb_proto::frame::Smb1Negotiate;
 use smb_proto::header::Header;
 use smb_proto::msg::{echo, negotiate};
 use smb_proto::{Command, Flags, Status};
@@ -100,6 +101,36 @@ async fn directory_leasing_is_announced_to_those_who_offer_it() {
         let response = negotiate::Response::decode(&answer).unwrap();
         assert_eq!(response.capabilities & negotiate::CAP_DIRECTORY_LEASING, offered);
     }
+}
+
+/// MS-SMB2 3.3.5.3.2: pysmb and Windows Vista offer no `SMB 2.???`, and go on without another NEGOTIATE.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_smb1_negotiate_for_2_002_settles_that_dialect() {
+    let (mut stream, _stop) = start().await;
+    let offer = Smb1Negotiate { smb2_002: true, smb2_wildcard: false };
+    let answer = exchange(&mut stream, &offer.encode()).await.unwrap();
+    assert_eq!(negotiate::Response::decode(&answer).unwrap().dialect, 0x0202);
+    let answer = exchange(&mut stream, &echo_message(1)).await.unwrap();
+    assert_eq!(Header::decode(&answer).unwrap().status, Status::SUCCESS);
+    let again = exchange(&mut stream, &negotiate_message(&[0x0302])).await;
+    assert!(again.is_none(), "a dialect is settled once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_smb1_negotiate_for_later_dialects_asks_for_another() {
+    let (mut stream, _stop) = start().await;
+    let offer = Smb1Negotiate { smb2_002: true, smb2_wildcard: true };
+    let answer = exchange(&mut stream, &offer.encode()).await.unwrap();
+    assert_eq!(negotiate::Response::decode(&answer).unwrap().dialect, 0x02FF);
+    let answer = exchange(&mut stream, &negotiate_message(&[0x0302])).await.unwrap();
+    assert_eq!(negotiate::Response::decode(&answer).unwrap().dialect, 0x0302);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_smb1_only_is_cut() {
+    let (mut stream, _stop) = start().await;
+    let offer = Smb1Negotiate { smb2_002: false, smb2_wildcard: false };
+    assert!(exchange(&mut stream, &offer.encode()).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

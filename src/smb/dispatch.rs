@@ -125,17 +125,23 @@ fn smb1(
     answers: &mut Vec<Answer>,
     output: &mut Output,
 ) {
-    match Smb1Negotiate::decode(job.frame.bytes()) {
-        Ok(offer) if connection.negotiated.get().is_none() && (offer.smb2_wildcard || offer.smb2_002) => {
-            lock(&connection.window).begin_after_smb1();
-            let Reply::Message { mut message, .. } = negotiate::multi_protocol(server, now) else { return };
-            let mut head = Vec::with_capacity(HEADER_LEN);
-            response_header(Command::NEGOTIATE, Status::SUCCESS, 1).encode(&mut head);
-            message[..HEADER_LEN].copy_from_slice(&head);
-            answers.push(Answer { message: Buffer::from_vec(message), session: None, sign: false });
+    let outcome = match Smb1Negotiate::decode(job.frame.bytes()) {
+        Ok(offer) if connection.negotiated.get().is_none() => {
+            negotiate::multi_protocol(server, connection, offer, now)
         }
-        _ => output.disconnect = true, // a client of SMB1 only, or one that has negotiated already
-    }
+        _ => Err(Failure::Disconnect),
+    };
+    let Ok(Reply::Message { mut message, .. }) = outcome else {
+        let peer = &connection.peer;
+        tracing::info!(%peer, "cut: a client of SMB1; SMB 2.0.2 is the oldest dialect there is (smb.min-dialect)");
+        output.disconnect = true;
+        return;
+    };
+    lock(&connection.window).begin_after_smb1();
+    let mut head = Vec::with_capacity(HEADER_LEN);
+    response_header(Command::NEGOTIATE, Status::SUCCESS, 1).encode(&mut head);
+    message[..HEADER_LEN].copy_from_slice(&head);
+    answers.push(Answer { message: Buffer::from_vec(message), session: None, sign: false });
 }
 
 fn response_header(command: Command, status: Status, credits: u16) -> Header {

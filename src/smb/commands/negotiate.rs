@@ -3,6 +3,7 @@
 use smb_proto::Status;
 use smb_proto::auth::spnego;
 use smb_proto::conn::negotiate::{self as conn, Policy};
+use smb_proto::frame::Smb1Negotiate;
 use smb_proto::msg::ioctl::validate_negotiate;
 use smb_proto::msg::negotiate::{self as wire, Context};
 
@@ -12,7 +13,11 @@ use crate::smb::server::{Encryption, PAYLOAD_BYTES_MAX, Server};
 
 /// Answers the client's NEGOTIATE; a second one ends the connection (3.3.5.4).
 pub fn handle(server: &Server, connection: &Connection, message: &[u8], now: u64) -> Outcome {
-    let request = wire::Request::decode(message)?;
+    settle(server, connection, &wire::Request::decode(message)?, now)
+}
+
+/// Agrees with what a client offers, for good.
+fn settle(server: &Server, connection: &Connection, request: &wire::Request<'_>, now: u64) -> Outcome {
     let settings = &server.settings;
     let policy = Policy {
         min_dialect: settings.min_dialect,
@@ -21,7 +26,7 @@ pub fn handle(server: &Server, connection: &Connection, message: &[u8], now: u64
         encryption: settings.encryption != Encryption::Off,
         multichannel: settings.multichannel.is_some(),
     };
-    let agreed = conn::agree(&request, &policy)?;
+    let agreed = conn::agree(request, &policy)?;
     let mut salt = [0; 32];
     getrandom::fill(&mut salt).map_err(|_| Status::INSUFFICIENT_RESOURCES)?;
     let answered = validate_negotiate::Response {
@@ -47,16 +52,28 @@ pub fn handle(server: &Server, connection: &Connection, message: &[u8], now: u64
     Ok(response(&answered, agreed.contexts(&salt), now))
 }
 
-/// The answer to an SMB1 NEGOTIATE that offers SMB2 (3.3.5.3.1): come again, in SMB2.
-pub fn multi_protocol(server: &Server, now: u64) -> Reply {
-    let required = if server.settings.signing_required { wire::SIGNING_REQUIRED } else { 0 };
-    let answered = validate_negotiate::Response {
+/// Answers an SMB1 NEGOTIATE (3.3.5.3): who knows 2.1 or later is told to come again, in SMB2 (3.3.5.3.1); who knows only 2.0.2 has
+/// negotiated that (3.3.5.3.2).
+pub fn multi_protocol(server: &Server, connection: &Connection, offer: Smb1Negotiate, now: u64) -> Outcome {
+    let settings = &server.settings;
+    if offer.smb2_wildcard && settings.max_dialect > wire::DIALECT_202 {
+        let required = if settings.signing_required { wire::SIGNING_REQUIRED } else { 0 };
+        let answered = validate_negotiate::Response {
+            capabilities: 0,
+            server_guid: settings.guid,
+            security_mode: wire::SIGNING_ENABLED | required,
+            dialect: wire::DIALECT_WILDCARD,
+        };
+        return Ok(response(&answered, Vec::new(), now));
+    }
+    let request = wire::Request {
+        security_mode: wire::SIGNING_ENABLED,
         capabilities: 0,
-        server_guid: server.settings.guid,
-        security_mode: wire::SIGNING_ENABLED | required,
-        dialect: wire::DIALECT_WILDCARD,
+        client_guid: [0; 16],
+        dialects: if offer.smb2_002 { vec![wire::DIALECT_202] } else { Vec::new() },
+        contexts: Vec::new(),
     };
-    response(&answered, Vec::new(), now)
+    settle(server, connection, &request, now)
 }
 
 fn response(answered: &validate_negotiate::Response, contexts: Vec<Context<'_>>, now: u64) -> Reply {
