@@ -1,4 +1,4 @@
-"""smbprotocol's own test suite (PyPI) against our server beside Samba's, and impacket as a client in every dialect.
+"""smbprotocol's own test suite (PyPI) against our server beside Samba's; impacket as a client in every dialect, and pysmb.
 
     check_smbprotocol.py              ours; a test that passed before and fails now fails the run
     check_smbprotocol.py --update     records what passes now in reference/smbprotocol.tsv
@@ -15,7 +15,7 @@ import xml.etree.ElementTree
 
 import lab
 
-PACKAGES = ["smbprotocol==1.17.0", "pytest==9.2.0", "pytest-mock==3.17.0", "impacket==0.13.1"]
+PACKAGES = ["smbprotocol==1.17.0", "pytest==9.2.0", "pytest-mock==3.17.0", "impacket==0.13.1", "pysmb==1.2.15"]
 TABLE = pathlib.Path(__file__).parent / "reference/smbprotocol.tsv"
 PYTEST_SECONDS = 400
 # They want two times to differ that may fall into one tick of this machine's clock, local file and served file being on it both.
@@ -109,10 +109,11 @@ def main():
         for test, (_, before) in known.items():
             if before == "passed" and test not in ONE_CLOCK and results.get(test) != "passed":
                 lab.check(False, f"{test} passed before: {details.get(test, 'not run')}")
-        done = subprocess.run([python, HERE / "impacket_client.py", str(server.port), lab.USER, lab.PASSWORD], text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
-        print(done.stdout, end="")
-        lab.check(done.returncode == 0, "impacket as a client")
+        for client in ("impacket", "pysmb"):
+            done = subprocess.run([python, HERE / f"{client}_client.py", str(server.port), lab.USER, lab.PASSWORD], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
+            print(done.stdout, end="")
+            lab.check(done.returncode == 0, f"{client} as a client")
         lab.check("panicked" not in server.log.read_text(errors="replace"), "no panic in the log")
     lab.finish()
 

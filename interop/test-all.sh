@@ -5,7 +5,7 @@
 set -u
 cd "$(dirname "$0")/.."
 packages=(smbclient samba samba-testsuite qemu-utils libvmdk-utils nbdkit libnbd-bin python3 golang-go golang-github-vmware-govmomi-dev
-  python3-venv qemu-system-x86 busybox-static cpio rsync iproute2 iptables)
+  python3-venv qemu-system-x86 busybox-static cpio rsync rclone iproute2 iptables)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

@@ -47,7 +47,7 @@ fn mend(data: &[u8]) -> Vec<u8> {
     let crc = crc32c::crc32c(&file[..HEADER - 4]);
     file[HEADER - 4..HEADER].copy_from_slice(&crc.to_le_bytes());
     let mut at = HEADER;
-    while at + RECORD <= file.len() {
+    while at.checked_add(RECORD).is_some_and(|end| end <= file.len()) {
         let length = u64::from_le_bytes(file[at + 8..at + 16].try_into().expect("eight bytes"));
         let end = usize::try_from(length).ok().and_then(|length| (at + RECORD).checked_add(length));
         if let Some(payload) = end.and_then(|end| file.get(at + RECORD..end)) {
