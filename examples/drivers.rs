@@ -3,7 +3,7 @@
 //!     drivers stream-optimized IMAGE OUT.vmdk [LEVEL [THREADS]]
 //!     drivers upload FILE URL THUMBPRINT        (a file, as nfc sends a disk)
 //!     drivers nfc IMAGE URL THUMBPRINT [LEVEL [THREADS]]      (made while it is sent)
-//!     drivers nbd IMAGE URI [CONNECTIONS [RETRY_SECONDS]]
+//!     drivers nbd IMAGE URI [CONNECTIONS [RETRY_SECONDS [THUMBPRINT]]]
 //!     drivers directory IMAGE OUT-flat.vmdk
 //!     drivers device IMAGE DEVICE               (hotadd's write path; the device reads as zeros and has the image's size)
 
@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use importfs::datastore::nbd::{ClientOptions, NbdOptions};
+use importfs::datastore::nbd::{ClientOptions, NbdOptions, Tls};
 use importfs::datastore::stream_optimized::{Description, Options, StreamOptimized};
 use importfs::datastore::{
     Adapter, Datastore, DirectoryDatastore, Disk, DiskSpec, NbdDatastore, Provisioning, block_device,
 };
 use importfs::disk::{self, Completion, ImportDisk};
-use importfs::vsphere::tls::{Thumbprint, Trust};
+use importfs::tls::{Thumbprint, Trust};
 use importfs::vsphere::upload::post;
 use rustix::fs::SeekFrom;
 
@@ -161,6 +161,7 @@ fn nbd(image: &str, uri: &str, rest: &[&str]) -> io::Result<()> {
         client: ClientOptions {
             connections: number(0, 4)? as usize,
             retry: Duration::from_secs(number(1, 300)?),
+            tls: rest.get(2).map(|text| pinned(text)).transpose()?,
         },
         fresh_reads_zero: false,
         existing_disks: false,
@@ -168,6 +169,11 @@ fn nbd(image: &str, uri: &str, rest: &[&str]) -> io::Result<()> {
     let files = Arc::new(DirectoryDatastore::open(Path::new("/"))?);
     let store = NbdDatastore::new("datastore1", options, files).map_err(|why| invalid(&why))?;
     restore(image, &store, "x-flat.vmdk", REMOTE)
+}
+
+fn pinned(thumbprint: &str) -> io::Result<Tls> {
+    let trust = Trust::Thumbprint(Thumbprint::parse(thumbprint).map_err(|why| invalid(&why))?);
+    Ok(Tls { config: Arc::new(trust.client_config().map_err(io::Error::other)?), name: None })
 }
 
 fn directory(image: &str, output: &str) -> io::Result<()> {

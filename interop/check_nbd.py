@@ -1,4 +1,4 @@
-"""Whole restores with smbclient into nbdkit's exports, byte for byte; with errors, delays, a server that is killed and comes back.
+"""Whole restores with smbclient into nbdkit's exports, byte for byte; with errors, delays, a server that is killed and comes back, TLS.
 
 Directories, VMX and descriptors go to the datastore's directory, disks to exports: nbdkit's file plugin gives one for each file of
 a directory, by name.
@@ -6,6 +6,7 @@ a directory, by name.
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import time
 
@@ -20,7 +21,8 @@ BYTES = 37 * MIB + 512 * 7
 class Nbdkit:
     """nbdkit over a directory of export files, on a socket of its own."""
 
-    def __init__(self, where, *options, plugin=None):
+    def __init__(self, where, *options, plugin=None, port=None):
+        self.port = port
         self.exports, self.socket, self.options = where / "exports", where / "nbd.sock", options
         self.exports.mkdir(parents=True, exist_ok=True)
         self.plugin = plugin or ["file", f"dir={self.exports}"]
@@ -29,11 +31,21 @@ class Nbdkit:
 
     def start(self):
         self.socket.unlink(missing_ok=True)
-        self.process = subprocess.Popen(["nbdkit", "-f", "-U", self.socket, *[o for o in self.options if o.startswith("--")],
+        where = ["-i", "127.0.0.1", "-p", str(self.port)] if self.port else ["-U", self.socket]
+        self.process = subprocess.Popen(["nbdkit", "-f", *where, *[o for o in self.options if o.startswith("--")],
                                          *self.plugin, *[o for o in self.options if not o.startswith("--")]], stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + lab.START_SECONDS
-        while not self.socket.exists() and time.monotonic() < deadline and self.process.poll() is None:
+        while not self.listens() and time.monotonic() < deadline and self.process.poll() is None:
             time.sleep(0.02)
+
+    def listens(self):
+        if not self.port:
+            return self.socket.exists()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        except OSError:
+            return False
 
     def make(self, name, size):
         with open(self.exports / name, "wb") as f:
@@ -239,8 +251,103 @@ def check_released(work, source):
     nbd.stop()
 
 
+class Certificates:
+    """An authority, a server's certificate for its name and 127.0.0.1, a client's, and another authority that vouches for nobody."""
+
+    def __init__(self, where):
+        self.server, self.where = where / "server", where
+        self.server.mkdir(parents=True)
+        for name in ("ca", "other"):
+            self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", f"/CN={name}",
+                         "-keyout", where / f"{name}-key.pem", "-out", where / f"{name}.pem")
+        self.signed("server", "nbd.example", "subjectAltName=DNS:nbd.example,IP:127.0.0.1")
+        self.signed("client", "importfs", "extendedKeyUsage=clientAuth")
+        for source, target in (("ca.pem", "ca-cert.pem"), ("server.pem", "server-cert.pem"), ("server-key.pem", "server-key.pem")):
+            (self.server / target).write_bytes((where / source).read_bytes())
+        shown = self.openssl("x509", "-in", where / "server.pem", "-noout", "-fingerprint", "-sha256")
+        self.thumbprint = shown.strip().split("=")[1]
+
+    def openssl(self, *arguments):
+        done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"openssl {arguments[0]}: {done.stderr}")
+        return done.stdout
+
+    def signed(self, name, subject, extension):
+        (self.where / f"{name}.ext").write_text(extension + "\n")
+        self.openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={subject}",
+                     "-keyout", self.where / f"{name}-key.pem", "-out", self.where / f"{name}.csr")
+        self.openssl("x509", "-req", "-in", self.where / f"{name}.csr", "-CA", self.where / "ca.pem", "-CAkey", self.where / "ca-key.pem",
+                     "-CAcreateserial", "-days", "30", "-extfile", self.where / f"{name}.ext", "-out", self.where / f"{name}.pem")
+
+    def authority(self, name="ca"):
+        return f'ca-file = "{self.where / name}.pem"\n'
+
+    def client(self):
+        return f'client-certificate = "{self.where}/client.pem"\nclient-key = "{self.where}/client-key.pem"\n'
+
+
+def check_tls(work, source):
+    """By TLS, to servers with nothing else, over a socket and TCP; killed in the middle; and whoever is not the right one is refused."""
+    certificates = Certificates(work / "certificates")
+    require = ["--tls=require", f"--tls-certificates={certificates.server}"]
+    named = certificates.authority() + 'server-name = "nbd.example"\n'
+    pinned = f'thumbprint = "{certificates.thumbprint}"\n'
+
+    def where(name):
+        (work / name).mkdir()
+        return work / name
+
+    at = where("tls")
+    nbd = Nbdkit(at, *require, "--filter=rate", "rate=12M")
+    s = server(at / "server", f"nbds+unix:///{{extent}}?socket={nbd.socket}", more=named)
+
+    def kill(process):
+        time.sleep(1)
+        lab.check(process.poll() is None, "tls: the copy still runs when nbdkit is killed")
+        nbd.kill()
+        time.sleep(1)
+        nbd.start()
+
+    whole(s, nbd, source, "tls", while_running=kill)
+    lab.check("lost" in s.log.read_text(errors="replace"), "tls: the log tells of the lost connection")
+    nbd.stop()
+    s.stop()
+    at = where("tcp")
+    nbd = Nbdkit(at, *require, "--tls-verify-peer", port=lab.free_port())
+    for name, more in (("byca", certificates.authority()), ("pinned", pinned)):
+        s = server(at / name, f"nbds://127.0.0.1:{nbd.port}/{{extent}}", more=more + certificates.client())
+        whole(s, nbd, source, name, kind="thick" if name == "pinned" else "thin", differential=name == "byca")
+        s.stop()
+    # Who is refused, and what import.log says of it.
+    off = where("off")
+    plain = Nbdkit(off, "--tls=off")
+    tcp, unix = f"nbds://127.0.0.1:{nbd.port}/{{extent}}", f"nbds+unix:///{{extent}}?socket={plain.socket}"
+    for name, uri, more, part in (
+        ("anonymous", tcp, pinned, ""),
+        ("stranger", tcp, certificates.authority("other") + certificates.client(), "none of the authorities of ca-file has signed its certificate"),
+        ("misnamed", tcp, certificates.authority() + 'server-name = "other.example"\n' + certificates.client(), "its certificate is another server's"),
+        ("unpinned", tcp, f'thumbprint = "{certificates.thumbprint[:-2]}00"\n', "its certificate is not the configured one"),
+        ("unsecured", tcp.replace("nbds", "nbd"), "", "the server wants TLS: use nbds://"),
+        ("without", unix, pinned, "the server has no TLS, and nothing goes to it without"),
+    ):
+        s = server(at / name, uri, more=more, retry=3)
+        for kit in (nbd, plain):
+            kit.make(f"{name}-flat.vmdk", BYTES)
+        begin(s, source, name)
+        said = put(s, source, name, ("thin.img", f"{name}-flat.vmdk"))
+        lab.smbclient(s.port, "import", f"cd {name}; get import.log {name}.log", cwd=source)
+        text = (source / f"{name}.log").read_text(errors="replace")
+        why = [line for line in text.splitlines() if "ERROR" in line][-1:]
+        lab.check("NT_STATUS" in said and part in text, f"tls: {name} is refused {why}")
+        lab.check(all(not any((kit.exports / f"{name}-flat.vmdk").read_bytes()) for kit in (nbd, plain)), f"tls: {name}, nothing was written")
+        s.stop()
+    nbd.stop()
+    plain.stop()
+
+
 def main():
-    lab.need("smbclient", "qemu-img", "nbdkit")
+    lab.need("smbclient", "qemu-img", "nbdkit", "openssl")
     print(f"seed {SEED}")
     work = lab.workdir("nbd")
     source = work / "source"
@@ -256,6 +363,7 @@ def main():
     check_killed(work, source)
     check_restart(work, source)
     check_released(work, source)
+    check_tls(work, source)
     lab.finish()
 
 

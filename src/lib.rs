@@ -7,6 +7,7 @@
 //! - [`smb`]: the server, on the protocol crate and the [`smb::share`] traits
 //! - [`import`]: import sessions; on [`disk`], [`pancbt`], [`journal`]
 //! - [`datastore`]: drivers and filters; [`inventory`]: a hypervisor's inventory as a trait, [`vsphere`]: behind it
+//! - [`tls`]: which servers are trusted, and who we are to them
 //! - [`turns`]: large writes of one file, one at a time; for those who write files
 
 pub mod admin;
@@ -20,6 +21,7 @@ pub mod journal;
 pub mod pancbt;
 pub mod share;
 pub mod smb;
+pub mod tls;
 pub mod turns;
 pub mod users;
 pub mod vsphere;

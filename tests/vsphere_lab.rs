@@ -14,9 +14,9 @@ use importfs::datastore::sink::{CompleteDisk, Course, Machine, Sink, Told};
 use importfs::datastore::stream_optimized::Options;
 use importfs::datastore::{Adapter, Disk, DiskSpec, Provisioning};
 use importfs::inventory::Place;
+use importfs::tls::{Thumbprint, Trust};
 use importfs::vsphere::files::Files;
 use importfs::vsphere::inventory::Store;
-use importfs::vsphere::tls::{Thumbprint, Trust};
 use importfs::vsphere::{Account, Client};
 
 const SIZE: u64 = 5 * 1024 * 1024 + 512;

@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 
 use importfs::datastore::nbd::uri::{Place, Uri, fill};
-use importfs::datastore::nbd::wire::{Command, Content, Expected, negotiate, read_reply};
+use importfs::datastore::nbd::wire::{Command, Content, Expected, agree, greet, read_reply, start_tls};
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes that a request asks for: more than the inputs have, so that lengths matter.
@@ -30,9 +30,9 @@ impl Write for Canned<'_> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let _ = negotiate(&mut Canned(data), "export");
-    let greeted = [b"NBDMAGICIHAVEOPT\x00\x03", data].concat();
-    let _ = negotiate(&mut Canned(&greeted), "export");
+    let _ = greet(&mut Canned(data));
+    let _ = start_tls(&mut Canned(data));
+    let _ = agree(&mut Canned(data), "export");
     for command in [Command::Read, Command::Write, Command::BlockStatus, Command::Flush] {
         let expected = Expected { command, offset: 1 << 20, length: ASKED };
         let mut rest = data;

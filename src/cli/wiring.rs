@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::Failure;
 use crate::config::{
-    self, APPLIANCE_THIS, Config, DatastoreConfig, HypervisorConfig, HypervisorKind, Thick, Writer,
+    self, APPLIANCE_THIS, Config, DatastoreConfig, HypervisorConfig, HypervisorKind, NbdConfig, Thick, Writer,
 };
 use crate::datastore::block_device::Roots;
 use crate::datastore::hotadd::HotaddOptions;
 use crate::datastore::hotadd::appliance::{self, Appliance};
 use crate::datastore::hotadd::ledger::{self, Ledger};
-use crate::datastore::nbd::{ClientOptions, NbdOptions};
+use crate::datastore::nbd::{ClientOptions, NbdOptions, Tls};
 use crate::datastore::nfc::NfcOptions;
 use crate::datastore::{
     Datastore, DirectoryDatastore, HotaddDatastore, NbdDatastore, NfcDatastore, stream_optimized,
@@ -21,9 +21,9 @@ use crate::disk::Options;
 use crate::disk::digest::Algorithm;
 use crate::import::{DatastoreEntry, Engine, EngineSettings, Hypervisor, Hypervisors, NameRules, OnConflict};
 use crate::inventory::Inventory;
+use crate::tls::{Identity, Thumbprint, Trust};
 use crate::vsphere::Account;
 use crate::vsphere::manager::Manager;
-use crate::vsphere::tls::{Thumbprint, Trust};
 
 /// Writes shorter than this, in bytes, are gathered; longer ones go straight on, as they are worth an operation each.
 const GATHER_BELOW: u64 = 64 << 10;
@@ -88,6 +88,29 @@ fn make_default_datastores(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Which server is trusted.
+fn trust(thumbprint: Option<&str>, ca_file: Option<&Path>) -> Result<Trust, String> {
+    match (thumbprint, ca_file) {
+        (Some(thumbprint), _) => Thumbprint::parse(thumbprint).map(Trust::Thumbprint),
+        (None, Some(ca_file)) => Trust::authorities(ca_file),
+        (None, None) => Err("neither thumbprint nor ca-file".to_owned()),
+    }
+}
+
+/// What an address with `nbds` needs.
+fn nbd_tls(nbd: &NbdConfig) -> Result<Option<Tls>, String> {
+    if nbd.thumbprint.is_none() && nbd.ca_file.is_none() {
+        return Ok(None);
+    }
+    let trust = trust(nbd.thumbprint.as_deref(), nbd.ca_file.as_deref())?;
+    let identity = match (&nbd.client_certificate, &nbd.client_key) {
+        (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
+        _ => None,
+    };
+    let config = trust.client_config_of(identity).map_err(|error| format!("client-certificate: {error}"))?;
+    Ok(Some(Tls { config: Arc::new(config), name: nbd.server_name.clone() }))
+}
+
 /// The manager of a vSphere hypervisor. Nothing is sent before it is asked something.
 pub(super) fn manager(hypervisor: &HypervisorConfig) -> Result<Option<Arc<Manager>>, Failure> {
     let (Some(url), Some(username), Some(password_file)) =
@@ -96,11 +119,7 @@ pub(super) fn manager(hypervisor: &HypervisorConfig) -> Result<Option<Arc<Manage
         return Ok(None);
     };
     let wrong = |why: String| Failure::Usage(format!("hypervisor {}: {why}", hypervisor.name));
-    let trust = match (&hypervisor.thumbprint, &hypervisor.ca_file) {
-        (Some(thumbprint), _) => Trust::Thumbprint(Thumbprint::parse(thumbprint).map_err(wrong)?),
-        (None, Some(ca_file)) => Trust::authorities(ca_file).map_err(wrong)?,
-        (None, None) => return Err(wrong("neither thumbprint nor ca-file".into())),
-    };
+    let trust = trust(hypervisor.thumbprint.as_deref(), hypervisor.ca_file.as_deref()).map_err(wrong)?;
     let account = Account { username: username.clone(), password_file: password_file.clone() };
     let manager = Manager::new(url, &trust, account).map_err(|error| wrong(error.to_string()))?;
     Ok(Some(Arc::new(manager)))
@@ -179,8 +198,12 @@ fn datastore(
     let driver: Arc<dyn Datastore> = match writer {
         Writer::Nbd => {
             let nbd = store.nbd.as_ref().ok_or_else(|| missing("the table nbd"))?;
-            let client =
-                ClientOptions { connections: nbd.connections, retry: Duration::from_secs(nbd.retry_seconds) };
+            let wrong = |why: String| Failure::Usage(format!("datastore {name}: nbd: {why}"));
+            let client = ClientOptions {
+                connections: nbd.connections,
+                retry: Duration::from_secs(nbd.retry_seconds),
+                tls: nbd_tls(nbd).map_err(wrong)?,
+            };
             let options = NbdOptions {
                 template: nbd.uri.clone(),
                 client,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::{Config, DatastoreConfig, HypervisorConfig, HypervisorKind, NbdConfig, ShareKind, Writer};
 use crate::datastore::stream_optimized::{LEVEL_MAX, THREADS_MAX};
-use crate::vsphere::tls::Thumbprint;
+use crate::tls::Thumbprint;
 
 /// Longest time for which a client is held while a hypervisor can't be reached: after an hour nobody waits any more.
 const REGISTER_RETRY_SECONDS_MAX: u64 = 3600;
@@ -296,10 +296,38 @@ fn writer(at: &str, hypervisor: &HypervisorConfig, store: &DatastoreConfig, foun
 }
 
 fn nbd_problems(at: &str, nbd: &NbdConfig, found: &mut Vec<Problem>) {
+    let mut wrong = |key: &str, message: String| found.push((format!("{at}.{key}"), message));
     if !NBD_CONNECTIONS.contains(&nbd.connections) {
-        found.push((format!("{at}.connections"), format!("{} is not from 1 to 16", nbd.connections)));
+        wrong("connections", format!("{} is not from 1 to 16", nbd.connections));
     }
     if !RETRY_SECONDS.contains(&nbd.retry_seconds) {
-        found.push((format!("{at}.retry-seconds"), format!("{} is not from 1 to 86400", nbd.retry_seconds)));
+        wrong("retry-seconds", format!("{} is not from 1 to 86400", nbd.retry_seconds));
+    }
+    let keys = [
+        ("thumbprint", nbd.thumbprint.is_some()),
+        ("ca-file", nbd.ca_file.is_some()),
+        ("server-name", nbd.server_name.is_some()),
+        ("client-certificate", nbd.client_certificate.is_some()),
+        ("client-key", nbd.client_key.is_some()),
+    ];
+    if !nbd.uri.starts_with("nbds") {
+        for (key, _) in keys.into_iter().filter(|(_, given)| *given) {
+            wrong(key, "it belongs to an address with TLS, nbds:// or nbds+unix://".to_owned());
+        }
+        return;
+    }
+    if nbd.thumbprint.is_some() == nbd.ca_file.is_some() {
+        let told = "either thumbprint or ca-file says which server is trusted by nbds; give one of them";
+        wrong("thumbprint", told.to_owned());
+    }
+    if let Some(Err(message)) = nbd.thumbprint.as_deref().map(Thumbprint::parse) {
+        wrong("thumbprint", message);
+    }
+    if nbd.ca_file.is_some() && nbd.server_name.is_none() && nbd.uri.starts_with("nbds+unix") {
+        let told = "a socket has no name that a certificate could be for; give the certificate's";
+        wrong("server-name", told.to_owned());
+    }
+    if nbd.client_certificate.is_some() != nbd.client_key.is_some() {
+        wrong("client-key", "client-certificate and client-key go together".to_owned());
     }
 }

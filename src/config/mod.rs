@@ -497,6 +497,16 @@ pub struct NbdConfig {
     /// The address leads to the disk that has its names now: disks that a virtual machine has since a snapshot are written, no new ones.
     #[serde(default)]
     pub existing_disks: bool,
+    /// Digest of the certificate of the server that is trusted, for an address with `nbds`.
+    pub thumbprint: Option<String>,
+    /// PEM file of the authorities that vouch for it, instead.
+    pub ca_file: Option<PathBuf>,
+    /// The name that its certificate is for, where that is not the address's host.
+    pub server_name: Option<String>,
+    /// PEM files of the certificate that a server wants of its clients, and of its key.
+    pub client_certificate: Option<PathBuf>,
+    /// See `client_certificate`.
+    pub client_key: Option<PathBuf>,
 }
 
 impl NbdConfig {

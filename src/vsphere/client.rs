@@ -12,8 +12,8 @@ use super::error::VsphereError;
 use super::http::{Https, Transport};
 use super::keeper::Keeper;
 use super::soap;
-use super::tls::Trust;
 use super::xml::{Element, Writer};
+use crate::tls::Trust;
 
 /// How long one call may take. What takes longer is a task, and awaited as one.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(90);

@@ -12,8 +12,8 @@ use rustls::ClientConfig;
 
 use super::error::VsphereError;
 use super::soap::ACTION;
-use super::tls::Trust;
 use super::xml::DOCUMENT_BYTES_MAX;
+use crate::tls::Trust;
 
 /// Until a connection stands, TLS included: three SYNs over a bad line, and short enough for `.cfg.err` to be there before an SMB
 /// client gives up the CLOSE of its CFG (smbclient does after 20 seconds).

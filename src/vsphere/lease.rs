@@ -16,10 +16,10 @@ use super::client::Client;
 use super::error::{Fault, VsphereError};
 use super::keeper::Keeper;
 use super::spec::Spec;
-use super::tls::{Thumbprint, Trust};
 use super::upload::{self, Answer};
 use super::xml::Element;
 use super::{Ref, soap};
+use crate::tls::{Thumbprint, Trust};
 
 /// Until a lease is ready: the server makes the disks meanwhile, thick ones for minutes.
 pub const READY_TIMEOUT: Duration = Duration::from_mins(30);

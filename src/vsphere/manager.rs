@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::client::{Account, Client};
 use super::error::VsphereError;
 use super::inventory::Store;
-use super::tls::Trust;
 use super::{Ref, describe, machines, preflight, register, snapshots};
 use crate::inventory::{
     Checked, Description, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Registered,
     Registration, StoreFile, Wanted,
 };
+use crate::tls::Trust;
 
 /// How often a host looks for a directory that was made behind its back, and the pause between: an NFS client may hold on to
 /// what it knew for some seconds.

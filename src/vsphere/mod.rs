@@ -1,7 +1,7 @@
 //! A client of the vSphere API: vCenter and standalone ESXi, over SOAP, with what an import needs and no more.
 //!
 //! - [`xml`], [`soap`]: bounded trees, envelopes; [`error`]: faults as sentences
-//! - [`tls`], [`http`]: a pinned server, requests with bounded answers and waits
+//! - [`http`]: a trusted server ([`crate::tls`]), requests with bounded answers and waits
 //! - [`client`]: login, calls, a session that is opened again when it is lost; [`property`], [`task`]: the property collector
 //! - [`inventory`]: what the names of a CFG stand for; [`preflight`]: all that is in the way of an import
 //! - [`register`]: a VMX on a datastore becomes a virtual machine; [`machines`]: those that are there;
@@ -35,7 +35,6 @@ pub mod spec;
 pub mod task;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod tls;
 pub mod trace;
 pub mod upload;
 pub mod xml;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::channel::Tls;
 use super::connection::{Answer, CallError, Connection, Pending};
 use super::unflushed::{Kind, Unflushed};
 use super::uri::Uri;
@@ -31,12 +32,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const SERVER_ATTEMPTS: u32 = 5;
 
 /// How an export is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ClientOptions {
     /// Connections, where the server allows several.
     pub connections: usize,
     /// How long a request is tried again after the connection is lost, and how long an answer may take.
     pub retry: Duration,
+    /// For addresses with `nbds`.
+    pub tls: Option<Tls>,
 }
 
 /// A piece of work that can be sent as one request.
@@ -73,7 +76,8 @@ pub(super) struct Client {
 impl Client {
     /// Connects once, without retries: a wrong address is told at once.
     pub(super) fn open(uri: &Uri, options: &ClientOptions) -> io::Result<Self> {
-        let first = Connection::open(uri, options.retry).map_err(|error| named(uri, &error))?;
+        let first =
+            Connection::open(uri, options.tls.as_ref(), options.retry).map_err(|error| named(uri, &error))?;
         Ok(Self::over(first, uri, options))
     }
 
@@ -426,7 +430,7 @@ fn connect(
 ) -> io::Result<Connection> {
     let mut pause = PAUSE_FIRST;
     loop {
-        match Connection::open(uri, options.retry).and_then(&check) {
+        match Connection::open(uri, options.tls.as_ref(), options.retry).and_then(&check) {
             Ok(connection) => return Ok(connection),
             Err(error) if Instant::now() + pause >= deadline => {
                 return Err(gave_up(uri, options, &error.to_string()));

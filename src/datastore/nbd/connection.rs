@@ -1,111 +1,22 @@
 //! One connection: requests go out from their callers' threads, a thread of its own hands the replies to those who wait.
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufReader};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::uri::{Server, Uri};
+use super::channel::{Channel, Tls};
+use super::socket::{CONNECT_SECONDS, Socket};
+use super::uri::Uri;
 use super::wire::{self, Command, Content, Expected, Offer};
 
 /// Requests under way on one connection: the server's queue, and with [`super::client::PIECE`] what may be in its buffers.
 const IN_FLIGHT_MAX: usize = 32;
-/// How long a server may take to accept a connection, and for each step of the handshake.
-const CONNECT_SECONDS: u64 = 10;
 /// Bytes read from the socket at a time: replies to writes are 16 bytes, and many come at once.
 const READ_BUFFER: usize = 64 * 1024;
-
-/// Bytes that a local server may be behind: with the little that sockets have by themselves, sender and server wake each other five times
-/// for each piece.
-const SEND_BUFFER: usize = 1024 * 1024;
-
-/// A socket of either kind.
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    fn connect(server: &Server) -> io::Result<Self> {
-        let patience = Duration::from_secs(CONNECT_SECONDS);
-        match server {
-            Server::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                // The kernel gives less where it allows less. TCP finds its own size.
-                rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
-                Ok(Self::Unix(stream))
-            }
-            Server::Tcp(host, port) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in (host.as_str(), *port).to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, patience) {
-                        Ok(stream) => {
-                            stream.set_nodelay(true)?;
-                            // A server that vanished without a word is noticed while nobody sends, too.
-                            rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
-                            rustix::net::sockopt::set_tcp_keepidle(&stream, patience)?;
-                            rustix::net::sockopt::set_tcp_keepintvl(&stream, patience)?;
-                            return Ok(Self::Tcp(stream));
-                        }
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
-    }
-
-    fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_read_timeout(read).and_then(|()| stream.set_write_timeout(write)),
-            Self::Unix(stream) => {
-                stream.set_read_timeout(read).and_then(|()| stream.set_write_timeout(write))
-            }
-        }
-    }
-
-    fn shutdown(&self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
-        }; // Fails only where it is down already.
-    }
-}
-
-impl Read for &Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => (&*stream).read(buffer),
-            Socket::Unix(stream) => (&*stream).read(buffer),
-        }
-    }
-}
-
-impl Write for &Socket {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => (&*stream).write(data),
-            Socket::Unix(stream) => (&*stream).write(data),
-        }
-    }
-
-    fn write_vectored(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => (&*stream).write_vectored(data),
-            Socket::Unix(stream) => (&*stream).write_vectored(data),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Why a request has no good answer.
 #[derive(Debug)]
@@ -150,7 +61,7 @@ struct Shared {
     table: Mutex<Table>,
     /// Told when a request is answered or the connection is gone.
     room: Condvar,
-    socket: Socket,
+    channel: Channel,
 }
 
 impl Shared {
@@ -160,7 +71,7 @@ impl Shared {
 
     /// Ends the connection; everybody who waits is told.
     fn kill(&self, why: String) {
-        self.socket.shutdown();
+        self.channel.shutdown();
         let mut table = self.lock();
         table.dead.get_or_insert(why);
         table.waiting.clear(); // Drops the senders, which is what their callers see.
@@ -169,7 +80,7 @@ impl Shared {
 
     /// Hands replies to those who wait, until the connection ends.
     fn read_replies(&self) {
-        let mut from = BufReader::with_capacity(READ_BUFFER, &self.socket);
+        let mut from = BufReader::with_capacity(READ_BUFFER, self.channel.replies());
         loop {
             let expected = |cookie| self.lock().waiting.get(&cookie).map(|waiting| waiting.expected);
             match wire::read_reply(&mut from, expected) {
@@ -215,8 +126,6 @@ impl Shared {
 pub(super) struct Connection {
     offer: Offer,
     shared: Arc<Shared>,
-    /// Held while a request is sent.
-    sending: Mutex<()>,
     /// The thread that reads replies.
     reader: Option<JoinHandle<()>>,
     cookies: AtomicU64,
@@ -226,19 +135,18 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects and agrees on the export. `patience` bounds the wait for an answer.
-    pub(super) fn open(uri: &Uri, patience: Duration) -> io::Result<Self> {
+    pub(super) fn open(uri: &Uri, tls: Option<&Tls>, patience: Duration) -> io::Result<Self> {
         let socket = Socket::connect(&uri.server)?;
         let step = Some(patience.min(Duration::from_secs(CONNECT_SECONDS)));
         socket.set_timeouts(step, step)?;
-        let offer = wire::negotiate(&mut &socket, &uri.export)?;
+        let (channel, offer) = Channel::enter(socket, uri, tls)?;
         // A reader waits as long as nothing is asked; a writer no longer than for an answer.
-        socket.set_timeouts(None, Some(patience))?;
-        let shared = Arc::new(Shared { table: Mutex::default(), room: Condvar::new(), socket });
+        channel.set_timeouts(None, Some(patience))?;
+        let shared = Arc::new(Shared { table: Mutex::default(), room: Condvar::new(), channel });
         let own = Arc::clone(&shared);
         let reader =
             std::thread::Builder::new().name("nbd-replies".into()).spawn(move || own.read_replies())?;
-        let (sending, reader) = (Mutex::new(()), Some(reader));
-        Ok(Self { offer, shared, sending, reader, cookies: AtomicU64::new(1), patience })
+        Ok(Self { offer, shared, reader: Some(reader), cookies: AtomicU64::new(1), patience })
     }
 
     pub(super) fn offer(&self) -> Offer {
@@ -275,10 +183,7 @@ impl Connection {
                 .insert(cookie, Waiting { expected, answer: Answer::default(), error: None, sender });
         }
         let header = wire::request(command, flags, cookie, offset, length);
-        let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = write_both(&mut &self.shared.socket, &header, data);
-        drop(sending);
-        if let Err(error) = sent {
+        if let Err(error) = self.shared.channel.send(&header, data) {
             self.shared.kill(error.to_string());
             return Err(CallError::Lost(error.to_string()));
         }
@@ -305,26 +210,10 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let goodbye = wire::request(Command::Disconnect, 0, 0, 0, 0);
-        let _ = (&self.shared.socket).write_all(&goodbye); // A courtesy.
+        let _ = self.shared.channel.send(&goodbye, &[]); // A courtesy.
         self.shared.kill("it was closed".to_owned());
         if let Some(reader) = self.reader.take() {
             let _ = reader.join(); // It ends with the socket, which is closed when it is gone.
         }
     }
-}
-
-/// Writes header and data as one, without copying the data.
-fn write_both(to: &mut impl Write, header: &[u8], data: &[u8]) -> io::Result<()> {
-    let mut slices = [IoSlice::new(header), IoSlice::new(data)];
-    let mut slices = &mut slices[..];
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        match to.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(length) => IoSlice::advance_slices(&mut slices, length),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 //!
 //! - [`uri`]: addresses, and templates of them
 //! - [`wire`]: the protocol's bytes
+//! - [`socket`], [`channel`]: what they go through, plain or by TLS
 //! - [`connection`]: one connection, pipelined
 //! - [`client`]: several of them, made anew when lost
 //! - [`unflushed`]: what would be in doubt then
@@ -10,8 +11,10 @@
 //! An export holds a disk's data and nothing else: directories, descriptors and the VMX go to a directory beside it, through
 //! another driver. A disk has connections while it is used: a restart of the service, and a session that waits, take none.
 
+mod channel;
 mod client;
 mod connection;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod unflushed;
@@ -22,6 +25,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use channel::Tls;
 use client::Client;
 pub use client::ClientOptions;
 use uri::{Place, Uri};
@@ -37,7 +41,7 @@ const ZEROS: &[u8] = &[0; 1024 * 1024];
 const MAX_PARALLEL_DISKS: usize = 16;
 
 /// How exports are found and used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct NbdOptions {
     /// Address with placeholders (see [`uri::fill`]).
     pub template: String,
@@ -70,7 +74,16 @@ impl NbdDatastore {
             descriptor: "disk.vmdk",
             machine: options.existing_disks.then_some("vm-1"),
         };
-        Uri::parse(&uri::fill(&options.template, sample)?)?;
+        let uri = Uri::parse(&uri::fill(&options.template, sample)?)?;
+        match (uri.tls, &options.client.tls) {
+            (true, None) => {
+                return Err(
+                    "nbds:// needs ca-file or thumbprint, which say what server is trusted".to_owned()
+                );
+            }
+            (false, Some(_)) => return Err("nbd:// is not encrypted: use nbds://".to_owned()),
+            _ => {}
+        }
         let has = |placeholder: &str| options.template.contains(placeholder);
         if options.existing_disks
             && !(has("{directory}") && ["{descriptor}", "{extent}", "{disk}"].into_iter().any(has))

@@ -15,6 +15,8 @@ use super::wire::{self, Command, Content, Expected};
 use super::{ClientOptions, NbdDatastore, NbdOptions};
 use crate::datastore::{Adapter, Datastore, DirectoryDatastore, DiskSpec, Provisioning};
 
+mod secured;
+
 const MIB: usize = 1024 * 1024;
 
 /// What a test server does wrong, and what it holds.
@@ -30,6 +32,8 @@ struct Behaviour {
     eio: AtomicU64,
     /// No write-zeroes, no structured replies.
     plain: bool,
+    /// It speaks TLS, and nothing else.
+    tls: Option<Arc<rustls::ServerConfig>>,
     contents: Mutex<Vec<u8>>,
     durable: Mutex<Vec<u8>>,
     requests: AtomicU64,
@@ -71,7 +75,7 @@ fn serve_at(port: u16, behaviour: &Arc<Behaviour>) -> u16 {
             behaviour.connections.fetch_add(1, Ordering::Relaxed);
             behaviour.open.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || {
-                let _ = session(stream.unwrap(), &behaviour);
+                let _ = welcome(stream.unwrap(), &behaviour);
                 behaviour.open.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -79,11 +83,31 @@ fn serve_at(port: u16, behaviour: &Arc<Behaviour>) -> u16 {
     port
 }
 
-/// The handshake; whether replies are structured.
-fn greet(stream: &mut TcpStream, behaviour: &Behaviour) -> io::Result<bool> {
-    let size = behaviour.contents.lock().unwrap().len() as u64;
+/// The greeting, TLS where that is what it speaks, and all that follows.
+fn welcome(mut stream: TcpStream, behaviour: &Behaviour) -> io::Result<()> {
     stream.write_all(b"NBDMAGICIHAVEOPT\x00\x03")?;
-    be::<4>(stream)?;
+    be::<4>(&mut stream)?;
+    let Some(tls) = &behaviour.tls else { return session(stream, behaviour) };
+    loop {
+        let option: [u8; 16] = be(&mut stream)?;
+        let length = u32::from_be_bytes(option[12..].try_into().unwrap());
+        stream.read_exact(&mut vec![0; length as usize])?;
+        let mut answer = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
+        answer.extend_from_slice(&option[8..12]);
+        let agreed = option[11] == 5;
+        answer.extend_from_slice(if agreed { b"\0\0\0\x01\0\0\0\0" } else { b"\x80\0\0\x05\0\0\0\0" });
+        stream.write_all(&answer)?;
+        if agreed {
+            break;
+        }
+    }
+    let connection = rustls::ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
+    session(rustls::StreamOwned::new(connection, stream), behaviour)
+}
+
+/// The rest of the handshake; whether replies are structured.
+fn greet(stream: &mut (impl Read + Write), behaviour: &Behaviour) -> io::Result<bool> {
+    let size = behaviour.contents.lock().unwrap().len() as u64;
     let mut structured = false;
     loop {
         be::<8>(stream)?;
@@ -98,6 +122,7 @@ fn greet(stream: &mut TcpStream, behaviour: &Behaviour) -> io::Result<bool> {
             stream.write_all(&message)
         };
         match option {
+            5 => reply(0x8000_0001, b"")?,
             8 if behaviour.plain => reply(0x8000_0001, b"")?,
             8 => {
                 structured = true;
@@ -118,7 +143,7 @@ fn greet(stream: &mut TcpStream, behaviour: &Behaviour) -> io::Result<bool> {
     }
 }
 
-fn session(mut stream: TcpStream, behaviour: &Behaviour) -> io::Result<()> {
+fn session(mut stream: impl Read + Write, behaviour: &Behaviour) -> io::Result<()> {
     let structured = greet(&mut stream, behaviour)?;
     let mut served = 0;
     loop {
@@ -184,6 +209,7 @@ fn session(mut stream: TcpStream, behaviour: &Behaviour) -> io::Result<()> {
             message.extend_from_slice(&body);
         }
         stream.write_all(&message)?;
+        stream.flush()?;
     }
 }
 
@@ -198,7 +224,7 @@ fn lab(port: u16, size: usize, retry: Duration) -> Lab {
     let files = Arc::new(DirectoryDatastore::open(directory.path()).unwrap());
     let options = NbdOptions {
         template: format!("nbd://127.0.0.1:{port}/{{directory}}/{{extent}}"),
-        client: ClientOptions { connections: 3, retry },
+        client: ClientOptions { connections: 3, retry, tls: None },
         fresh_reads_zero: false,
         existing_disks: false,
     };
@@ -420,7 +446,8 @@ proptest! {
             }
         }
         canned.append(&mut bytes);
-        let _ = wire::negotiate(&mut Canned(Cursor::new(canned)), "x");
+        let mut stream = Canned(Cursor::new(canned));
+        let _ = wire::greet(&mut stream).and_then(|()| wire::agree(&mut stream, "x"));
     }
 
     #[test]
@@ -464,7 +491,7 @@ fn following(template: &str, existing_disks: bool) -> Result<(tempfile::TempDir,
     let files = Arc::new(DirectoryDatastore::open(directory.path()).unwrap());
     let options = NbdOptions {
         template: template.to_owned(),
-        client: ClientOptions { connections: 1, retry: Duration::from_secs(1) },
+        client: ClientOptions { connections: 1, retry: Duration::from_secs(1), tls: None },
         fresh_reads_zero: false,
         existing_disks,
     };

@@ -1,4 +1,4 @@
-//! NBD addresses: `nbd://host[:port]/export` and `nbd+unix:///export?socket=PATH` (uri.md of the NetworkBlockDevice project), and
+//! NBD addresses: `nbd://host[:port]/export` and `nbd+unix:///export?socket=PATH`, with `nbds` for TLS (uri.md of the NetworkBlockDevice project), and
 //! the templates of the configuration, in which `{datastore}`, `{directory}`, `{descriptor}`, `{extent}`, `{disk}` and `{vm}` stand for a
 //! disk's own.
 
@@ -12,6 +12,8 @@ const PORT: u16 = 10809;
 pub struct Uri {
     /// The server.
     pub server: Server,
+    /// By TLS, or not at all.
+    pub tls: bool,
     /// The export's name; empty is the server's default.
     pub export: String,
 }
@@ -27,12 +29,13 @@ pub enum Server {
 
 impl std::fmt::Display for Uri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls { "nbds" } else { "nbd" };
         match &self.server {
             Server::Tcp(host, port) if host.contains(':') => {
-                write!(f, "nbd://[{host}]:{port}/{}", self.export)
+                write!(f, "{scheme}://[{host}]:{port}/{}", self.export)
             }
-            Server::Tcp(host, port) => write!(f, "nbd://{host}:{port}/{}", self.export),
-            Server::Unix(path) => write!(f, "nbd+unix:///{}?socket={}", self.export, path.display()),
+            Server::Tcp(host, port) => write!(f, "{scheme}://{host}:{port}/{}", self.export),
+            Server::Unix(path) => write!(f, "{scheme}+unix:///{}?socket={}", self.export, path.display()),
         }
     }
 }
@@ -42,7 +45,7 @@ impl Uri {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| Err(format!("'{text}': {why}"));
         let Some((scheme, rest)) = text.split_once("://") else {
-            return wrong("an NBD address begins with nbd:// or nbd+unix://");
+            return wrong("an NBD address begins with nbd://, nbd+unix://, nbds:// or nbds+unix://");
         };
         let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, export) = before.split_once('/').unwrap_or((before, ""));
@@ -53,21 +56,24 @@ impl Uri {
             return wrong("the export's name is over 4096 bytes");
         }
         let server = match scheme {
-            "nbd" if query.is_empty() => match host_and_port(authority) {
+            "nbd" | "nbds" if query.is_empty() => match host_and_port(authority) {
                 Some((host, port)) => Server::Tcp(host, port),
-                None => return wrong("a host and perhaps a port are expected behind nbd://"),
+                None => return wrong("a host and perhaps a port are expected behind nbd:// or nbds://"),
             },
-            "nbd+unix" if authority.is_empty() => {
+            "nbd+unix" | "nbds+unix" if authority.is_empty() => {
                 let socket = query.strip_prefix("socket=").and_then(decoded);
                 match socket.filter(|path| path.starts_with('/')) {
                     Some(path) => Server::Unix(path.into()),
                     None => return wrong("?socket= with an absolute path is expected"),
                 }
             }
-            "nbds" | "nbds+unix" => return wrong("TLS is not supported yet; use a local socket or a tunnel"),
-            _ => return wrong("nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH is expected"),
+            _ => {
+                return wrong(
+                    "nbd://HOST:PORT/EXPORT or nbd+unix:///EXPORT?socket=PATH is expected, with nbds for TLS",
+                );
+            }
         };
-        Ok(Self { server, export })
+        Ok(Self { server, tls: scheme.starts_with("nbds"), export })
     }
 }
 
@@ -164,13 +170,22 @@ mod tests {
     fn addresses() {
         let tcp = |host: &str, port, export: &str| Uri {
             server: Server::Tcp(host.into(), port),
+            tls: false,
             export: export.into(),
         };
         assert_eq!(Uri::parse("nbd://h").unwrap(), tcp("h", 10809, ""));
         assert_eq!(Uri::parse("nbd://h:1/a%20b/c").unwrap(), tcp("h", 1, "a b/c"));
         assert_eq!(Uri::parse("nbd://[::1]:7/").unwrap(), tcp("::1", 7, ""));
         let unix = Uri::parse("nbd+unix:///x?socket=/run/a%2Fb").unwrap();
-        assert_eq!(unix, Uri { server: Server::Unix("/run/a/b".into()), export: "x".into() });
+        let same = Uri { server: Server::Unix("/run/a/b".into()), tls: false, export: "x".into() };
+        assert_eq!(unix, same);
+        for (text, plain) in
+            [("nbds://h:1/x", "nbd://h:1/x"), ("nbds+unix:///x?socket=/a", "nbd+unix:///x?socket=/a")]
+        {
+            let uri = Uri::parse(text).unwrap();
+            assert_eq!(uri.to_string(), text);
+            assert_eq!(Uri { tls: false, ..uri }, Uri::parse(plain).unwrap());
+        }
         for bad in [
             "",
             "h:1",
@@ -186,7 +201,10 @@ mod tests {
             "nbd+unix:///x",
             "nbd+unix:///x?socket=rel",
             "nbd+unix://h/x?socket=/a",
-            "nbds://h",
+            "nbds://",
+            "nbds://h?x",
+            "nbdss://h",
+            "nbds+unix:///x",
             "nbd://[::1",
         ] {
             assert!(Uri::parse(bad).is_err(), "{bad}");
@@ -224,7 +242,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in "(nbd(\\+unix)?://)?[\\PC%?/\\[\\]:]{0,40}") {
+        fn nothing_panics(text in "(nbds?(\\+unix)?://)?[\\PC%?/\\[\\]:]{0,40}") {
             let _ = Uri::parse(&text);
         }
     }

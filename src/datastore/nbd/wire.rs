@@ -18,6 +18,7 @@ const STRUCTURED_MAGIC: u32 = 0x668e_33ef;
 const FIXED_NEWSTYLE: u16 = 1;
 const NO_ZEROES: u16 = 2;
 
+const OPT_STARTTLS: u32 = 5;
 const OPT_GO: u32 = 7;
 const OPT_STRUCTURED_REPLY: u32 = 8;
 const OPT_SET_META_CONTEXT: u32 = 10;
@@ -118,8 +119,8 @@ fn take_bytes(from: &mut impl Read, length: u32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Does the handshake for an export of that name.
-pub fn negotiate<S: Read + Write>(stream: &mut S, name: &str) -> io::Result<Offer> {
+/// Reads a server's greeting and answers it: options follow.
+pub fn greet<S: Read + Write>(stream: &mut S) -> io::Result<()> {
     if take_u64(stream)? != MAGIC || take_u64(stream)? != OPTION_MAGIC {
         return Err(malformed("no newstyle greeting; is it an NBD server?"));
     }
@@ -127,7 +128,22 @@ pub fn negotiate<S: Read + Write>(stream: &mut S, name: &str) -> io::Result<Offe
     if offered & FIXED_NEWSTYLE == 0 {
         return Err(malformed("a greeting without the fixed newstyle, which is needed"));
     }
-    stream.write_all(&u32::from(offered & (FIXED_NEWSTYLE | NO_ZEROES)).to_be_bytes())?;
+    stream.write_all(&u32::from(offered & (FIXED_NEWSTYLE | NO_ZEROES)).to_be_bytes())
+}
+
+/// Asks for TLS, whose handshake comes next if the server agrees. Nothing of what it sends after its answer is read here.
+pub fn start_tls<S: Read + Write>(stream: &mut S) -> io::Result<()> {
+    let refused = |(number, text): Refusal| {
+        let text = if text.is_empty() { String::new() } else { format!(" ({text})") };
+        let why = format!("the server has no TLS, and nothing goes to it without: its error {number}{text}");
+        io::Error::new(io::ErrorKind::Unsupported, why)
+    };
+    ask(stream, OPT_STARTTLS, &[], &mut |_, _| Err(malformed("more than an answer to STARTTLS")))?
+        .map_err(refused)
+}
+
+/// Agrees on an export of that name, after [`greet`] and perhaps [`start_tls`].
+pub fn agree<S: Read + Write>(stream: &mut S, name: &str) -> io::Result<Offer> {
     let structured = ask(stream, OPT_STRUCTURED_REPLY, &[], &mut |_, _| Ok(()))?.is_ok();
     let mut allocation = None;
     if structured {
@@ -216,7 +232,7 @@ fn ask<S: Read + Write>(
 fn refused(name: &str, (number, text): Refusal) -> io::Error {
     let (kind, why) = match number {
         2 => (io::ErrorKind::PermissionDenied, "the server's policy forbids it"),
-        5 => (io::ErrorKind::Unsupported, "the server wants TLS"),
+        5 => (io::ErrorKind::Unsupported, "the server wants TLS: use nbds:// with ca-file or thumbprint"),
         6 => (io::ErrorKind::NotFound, "there is no export of that name"),
         7 => (io::ErrorKind::ConnectionAborted, "the server is shutting down"),
         _ => (io::ErrorKind::Unsupported, "the server refuses it"),

@@ -1,5 +1,5 @@
 //! Which server is trusted: the one whose certificate has the configured thumbprint, or one that a CA file vouches for.
-//! There is no way to trust any.
+//! There is no way to trust any. For whoever connects to a server: [`crate::vsphere`], [`crate::datastore::nbd`].
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -9,8 +9,11 @@ use aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 
 /// Certificates of a CA file: a bundle of a whole company has fewer.
 const AUTHORITIES_MAX: usize = 1000;
@@ -20,6 +23,11 @@ const AUTHORITIES_MAX: usize = 1000;
 pub struct Thumbprint(Vec<u8>);
 
 impl Thumbprint {
+    /// The SHA-256 one of a certificate.
+    pub fn of(certificate: &[u8]) -> Self {
+        Self(digest::digest(&digest::SHA256, certificate).as_ref().to_vec())
+    }
+
     /// Reads 32 bytes (SHA-256) or 20 (SHA-1) in hexadecimal, with or without colons.
     pub fn parse(text: &str) -> Result<Self, String> {
         let digits: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b':' | b' ')).collect();
@@ -81,20 +89,70 @@ impl Trust {
         Ok(Self::Authorities(Arc::new(store)))
     }
 
-    /// The TLS side of a connection.
+    /// The TLS side of a connection, of a client that shows no certificate.
     pub fn client_config(&self) -> Result<ClientConfig, Error> {
+        self.client_config_of(None)
+    }
+
+    /// The TLS side of a connection.
+    pub fn client_config_of(&self, identity: Option<Identity>) -> Result<ClientConfig, Error> {
         let crypto = Arc::new(provider::default_provider());
         let builder =
             ClientConfig::builder_with_provider(Arc::clone(&crypto)).with_safe_default_protocol_versions()?;
-        Ok(match self {
-            Self::Authorities(store) => {
-                builder.with_root_certificates(Arc::clone(store)).with_no_client_auth()
-            }
+        let builder = match self {
+            Self::Authorities(store) => builder.with_root_certificates(Arc::clone(store)),
             Self::Thumbprint(thumbprint) => {
                 let pinned = Pinned { thumbprint: thumbprint.clone(), crypto };
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned)).with_no_client_auth()
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
             }
-        })
+        };
+        match identity {
+            Some(Identity { chain, key }) => builder.with_client_auth_cert(chain, key),
+            None => Ok(builder.with_no_client_auth()),
+        }
+    }
+}
+
+/// Who we are to a server that asks: a certificate, those that vouch for it, and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// From two PEM files.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
+        let named = |path: &Path, error: &dyn fmt::Display| format!("{}: {error}", path.display());
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate)
+            .map_err(|error| named(certificate, &error))?
+            .take(AUTHORITIES_MAX)
+            .collect();
+        let chain = chain.map_err(|error| named(certificate, &error))?;
+        if chain.is_empty() {
+            return Err(named(certificate, &"it holds no certificate in PEM form"));
+        }
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
+        Ok(Self { chain, key })
+    }
+}
+
+/// What went wrong in a handshake, for a person.
+pub fn told(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "none of the authorities of ca-file has signed its certificate".to_owned()
+        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!("its certificate is another server's: {error}"),
+        Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied,
+        ) => format!("it asks for a client's certificate, and takes none or not this one: {error}"),
+        other => format!("TLS: {other}"),
     }
 }
 
@@ -117,7 +175,7 @@ impl ServerCertVerifier for Pinned {
         if self.thumbprint.matches(end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
-        let theirs = Thumbprint(digest::digest(&digest::SHA256, end_entity).as_ref().to_vec());
+        let theirs = Thumbprint::of(end_entity);
         Err(Error::General(format!(
             "its certificate is not the configured one: the SHA-256 thumbprint is {theirs}; compare it on the server's own \
              console, and change thumbprint if it is right"
@@ -148,9 +206,20 @@ impl ServerCertVerifier for Pinned {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_shows_of_itself_is_told_in_words() {
+        let unknown = told(&Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        assert!(unknown.contains("authorities of ca-file"), "{unknown}");
+        let wants = told(&Error::AlertReceived(AlertDescription::CertificateRequired));
+        assert!(wants.contains("asks for a client's certificate"), "{wants}");
+    }
 
     #[test]
     fn thumbprints_in_every_spelling() {
