@@ -61,6 +61,12 @@ def own_network():
     return subprocess.run(["ip", "link", "set", "lo", "up"]).returncode == 0
 
 
+def acknowledge_at_once():
+    """In a network of its own, once `own_network` has made it: TCP acknowledges what it receives without the usual delay of 40 ms,
+    so that a connection that is cut between two requests is cut when nothing is under way."""
+    subprocess.run(["ip", "route", "change", "local", "127.0.0.1", "dev", "lo", "table", "local", "quickack", "1"], check=True)
+
+
 def workdir(tag, where=None):
     """A scratch directory that is removed at exit unless KEEP is set."""
     path = pathlib.Path(tempfile.mkdtemp(prefix=f"importfs-{tag}-", dir=where))

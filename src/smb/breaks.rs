@@ -74,13 +74,24 @@ impl Server {
         }
     }
 
-    /// An oplock's goes to its open's connection or another channel of its session (3.3.4.6), a lease's to the first connection of
-    /// its client that there is (3.3.4.7), but sealed by a session only to where that session is.
     fn send_break(&self, notification: &Break, open: &Open) -> bool {
         if open.session_id() == 0 {
             return false; // its client is away
         }
         let Some(frame) = self.frame(notification, open) else { return false };
+        let ways = self.ways(notification, open);
+        let sent = ways.iter().find(|connection| connection.post(Buffer::from_vec(frame.clone())));
+        if let Some(connection) = sent.filter(|_| notification.acknowledge) {
+            connection.remember(notification.clone());
+            self.unheard.enter(connection);
+        }
+        sent.is_some()
+    }
+
+    /// The connections that it may be sent on, the first that takes it. An oplock's goes to its open's connection or another channel of
+    /// its session (3.3.4.6), a lease's to the first connection of its client that there is (3.3.4.7), but sealed by a session only
+    /// to where that session is.
+    pub(super) fn ways(&self, notification: &Break, open: &Open) -> Vec<Arc<Connection>> {
         let session = self.session(open.session_id());
         let sealed = session.as_ref().is_some_and(|session| session.encrypt);
         let mut connections = match notification.holder {
@@ -89,11 +100,7 @@ impl Server {
         };
         connections.extend(open.connection());
         connections.extend(session.into_iter().flat_map(|session| session.connections()));
-        let sent = connections.iter().find(|connection| connection.post(Buffer::from_vec(frame.clone())));
-        if let Some(connection) = sent.filter(|_| notification.acknowledge) {
-            connection.remember(notification.clone());
-        }
-        sent.is_some()
+        connections
     }
 
     /// A connection is lost: its client may not have read the breaks that were sent there, and hears of those that nobody has

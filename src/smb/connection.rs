@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use smb_proto::Status;
 use smb_proto::conn::window::Window;
 use smb_proto::msg::ioctl::validate_negotiate;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::buffer::Buffer;
 use super::commands::session_setup::Login;
@@ -57,6 +57,10 @@ pub struct Connection {
     pub peer: Arc<str>,
     /// The address that the client has reached, where it is known.
     pub local: OnceLock<IpAddr>,
+    /// The inode of its socket, if it has one.
+    pub socket: OnceLock<u64>,
+    /// Ends it at once: its client can't be reached over it.
+    pub cut: Notify,
     /// Set once by NEGOTIATE.
     pub negotiated: OnceLock<Negotiated>,
     /// Which MessageIds may come.
@@ -87,6 +91,8 @@ impl Connection {
         Self {
             peer,
             local: OnceLock::new(),
+            socket: OnceLock::new(),
+            cut: Notify::new(),
             negotiated: OnceLock::new(),
             window: Mutex::default(),
             preauth: Mutex::default(),
@@ -137,6 +143,11 @@ impl Connection {
     }
 
     /// The breaks that were sent here, acknowledged or not.
+    pub fn told(&self) -> Vec<Break> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Takes them out.
     pub fn take_told(&self) -> VecDeque<Break> {
         std::mem::take(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -40,3 +40,4 @@ pub mod share;
 pub mod share_mode;
 pub mod transport;
 pub mod tree;
+pub mod unheard;

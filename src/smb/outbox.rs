@@ -76,6 +76,14 @@ impl Outbox {
         }
     }
 
+    /// Gives up what the client has not acknowledged and tells it so by a RST: an orderly end would wait behind that.
+    pub(super) fn reset(&self) {
+        self.lock().failed = true;
+        if let Err(error) = rustix::net::connect_unspec(self.socket.as_ref()) {
+            tracing::debug!("a connection is not reset: {error}"); // it ends when the socket is closed
+        }
+    }
+
     /// Waits until the client has read enough for another request to be taken.
     pub(super) async fn room(&self) {
         while self.is_full() {

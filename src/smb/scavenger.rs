@@ -1,4 +1,5 @@
-//! Closes durable opens whose clients did not come back in time: the one thing that nobody asks for.
+//! What nobody asks for: durable opens are closed whose clients did not come back in time, and connections are cut over which TCP does
+//! not get a break across.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +19,12 @@ pub(super) async fn run(server: Arc<Server>, mut shutdown: watch::Receiver<bool>
             _ = shutdown.wait_for(|stop| *stop) => return,
         }
         let server = Arc::clone(&server);
-        if let Err(error) = tokio::task::spawn_blocking(move || server.scavenge(Instant::now())).await {
-            tracing::error!("closing a durable open failed inside the server: {error}");
+        let work = tokio::task::spawn_blocking(move || {
+            server.cut_unheard();
+            server.scavenge(Instant::now());
+        });
+        if let Err(error) = work.await {
+            tracing::error!("looking after lost clients failed inside the server: {error}");
         }
     }
 }

@@ -21,6 +21,7 @@ use super::open::OpenTable;
 use super::request::WakeKey;
 use super::session::Session;
 use super::share::Share;
+use super::unheard::Unheard;
 
 /// Largest payload of a READ, WRITE or transaction in bytes: what Windows negotiates at most.
 pub const PAYLOAD_BYTES_MAX: u32 = 8 << 20;
@@ -147,6 +148,8 @@ pub struct Server {
     pub notify: NotifyTable,
     /// Where lease breaks go.
     pub leasers: Leasers,
+    /// Whom breaks may not have reached.
+    pub unheard: Unheard,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     waiters: Mutex<HashMap<WakeKey, Vec<Waiter>>>,
     /// Counts wake-ups, so that one between a handler's decision to wait and its registration is not lost.
@@ -172,6 +175,7 @@ impl Server {
             opens: OpenTable::default(),
             notify: NotifyTable::default(),
             leasers: Leasers::default(),
+            unheard: Unheard::default(),
             sessions: Mutex::default(),
             waiters: Mutex::default(),
             wakes: AtomicU64::new(0),

@@ -98,6 +98,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
         tracing::debug!(peer, "TCP_NODELAY: {error}");
     }
     let local = stream.local_addr().map(|address| address.ip());
+    let socket = rustix::fs::fstat(&stream).map(|stat| stat.st_ino);
     let (reader, writer) = stream.into_split();
     let (signals, signalled) = mpsc::unbounded_channel();
     let mut connection = Connection::new(peer.into(), signals);
@@ -105,6 +106,9 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
     let allowance = server.budget.allowance();
     if let Ok(local) = local {
         let _ = connection.local.set(local); // set here only
+    }
+    if let Ok(socket) = socket {
+        let _ = connection.socket.set(socket); // likewise
     }
     let tasks = Arc::new(Tasks {
         server,
@@ -123,6 +127,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, peer: String) {
         () = tasks.outbox.run() => {}
         () = resume(signalled, &tasks) => {}
         () = tasks.stop.notified() => {}
+        () = tasks.connection.cut.notified() => tasks.outbox.reset(),
     }
 }
 
