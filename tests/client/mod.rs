@@ -132,6 +132,8 @@ pub struct Client {
     pub sign: bool,
     /// Whether requests are encrypted, once there are keys.
     pub seal: bool,
+    /// Frames are collected here instead of being sent.
+    pub held_back: Option<Vec<u8>>,
     cipher: u16,
     signing: u16,
     preauth: PreauthHash,
@@ -166,6 +168,7 @@ impl Client {
             keys: None,
             sign: true,
             seal: false,
+            held_back: None,
             cipher: 0,
             signing: 1,
             preauth: PreauthHash::default(),
@@ -195,7 +198,13 @@ impl Client {
     pub fn send_frame(&mut self, message: &[u8]) -> std::io::Result<()> {
         let mut frame = (message.len() as u32).to_be_bytes().to_vec();
         frame.extend_from_slice(message);
-        self.stream.write_all(&frame)
+        match &mut self.held_back {
+            Some(held) => {
+                held.append(&mut frame);
+                Ok(())
+            }
+            None => self.stream.write_all(&frame),
+        }
     }
 
     /// The next frame, decrypted; `None` where the server has cut the connection.
