@@ -368,6 +368,28 @@ def killed(l):
     l.finish(session)
 
 
+def replaced(l):
+    """A disk that was put in the place of the session's while the service was down is attached, found out, and left alone."""
+    session = l.begin("swapped")
+    session.extent()
+    l.clean("swapped, extent")
+    l.server.stop()
+    other = l.store / "swapped" / "swapped.vmdk.uuid"
+    other.write_text("6000c29f-0000-4000-8000-000000000001\n")
+    flat = l.store / "swapped" / "swapped-flat.vmdk"
+    flat.write_bytes(bytes(SIZE))
+    l.server.start()
+    put = session.extent()
+    log = session.read("import.log")
+    lab.check("NT_STATUS" in put.stdout and "it is not the one that was made here" in log, f"replaced: refused {put.stdout[-200:]!r}")
+    l.clean("replaced")
+    lab.check(flat.read_bytes() == bytes(SIZE), "replaced: nothing was written to the other")
+    other.unlink()
+    put = session.extent()
+    lab.check("NT_STATUS" not in put.stdout, f"replaced: its own is taken again {put.stdout[-200:]!r}")
+    l.finish(session)
+
+
 def snapshot(l):
     """on-conflict = "snapshot": into the disks that a machine has since a snapshot; what it was before stays."""
     session = l.begin("snap")
@@ -458,7 +480,7 @@ def preflight(l):
 def main():
     lab.need("smbclient")
     l = Lab(lab.workdir("hotadd"))
-    for part in (whole, together, requests, adapters, differential, failures, detaching, killed, snapshot, preflight):
+    for part in (whole, together, requests, adapters, differential, failures, detaching, killed, replaced, snapshot, preflight):
         l.sim.reset()
         print(f"--- {part.__name__}", flush=True)
         part(l)

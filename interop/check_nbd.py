@@ -324,7 +324,7 @@ def check_tls(work, source):
     plain = Nbdkit(off, "--tls=off")
     tcp, unix = f"nbds://127.0.0.1:{nbd.port}/{{extent}}", f"nbds+unix:///{{extent}}?socket={plain.socket}"
     for name, uri, more, part in (
-        ("anonymous", tcp, pinned, ""),
+        ("anonymous", tcp, pinned, "perhaps it wants a client's certificate"),
         ("stranger", tcp, certificates.authority("other") + certificates.client(), "none of the authorities of ca-file has signed its certificate"),
         ("misnamed", tcp, certificates.authority() + 'server-name = "other.example"\n' + certificates.client(), "its certificate is another server's"),
         ("unpinned", tcp, f'thumbprint = "{certificates.thumbprint[:-2]}00"\n', "its certificate is not the configured one"),

@@ -152,6 +152,7 @@ pub fn told(error: &Error) -> String {
             | AlertDescription::CertificateUnknown
             | AlertDescription::AccessDenied,
         ) => format!("it asks for a client's certificate, and takes none or not this one: {error}"),
+        Error::General(sentence) => sentence.clone(),
         other => format!("TLS: {other}"),
     }
 }

@@ -99,6 +99,10 @@ func (g *guest) attached(disk *types.VirtualDisk) (string, bool) {
 	}
 	// What QueryVirtualDiskUuid answers.
 	backing.Uuid = uuid.NewSHA1(uuid.NameSpaceOID, []byte(descriptor)).String()
+	// Another disk that was put in the place of one has another.
+	if other, err := os.ReadFile(descriptor + ".uuid"); err == nil {
+		backing.Uuid = strings.TrimSpace(string(other))
+	}
 	return flat, true
 }
 

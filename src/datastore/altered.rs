@@ -7,6 +7,9 @@ use super::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
 /// What a disk that others made is like.
 type Reaching = Box<dyn Fn(&DiskSpec) -> io::Result<()> + Send + Sync>;
 
+/// By what an object is recognised.
+type Recognising = fn(&DirectoryDatastore, &str) -> io::Result<Option<String>>;
+
 /// See [`Altered::of`].
 pub(crate) struct Altered {
     /// What lies below.
@@ -15,6 +18,8 @@ pub(crate) struct Altered {
     pub(crate) capabilities: fn(Capabilities) -> Capabilities,
     /// The room it says there is.
     pub(crate) space: Option<Space>,
+    /// By what it recognises what it has.
+    pub(crate) identity: Recognising,
     /// Called before a disk is made.
     pub(crate) making: Box<dyn Fn(&DiskSpec) + Send + Sync>,
     /// Whether a disk that others made is there.
@@ -28,10 +33,16 @@ impl Altered {
             directory,
             capabilities: |all| all,
             space: None,
+            identity: DirectoryDatastore::identity,
             making: Box::new(|_| ()),
             reaching: Box::new(|_| Ok(())),
         }
     }
+}
+
+/// Recognises an object by its name: a copy of the datastore has the same.
+pub(crate) fn by_name(directory: &DirectoryDatastore, path: &str) -> io::Result<Option<String>> {
+    if directory.exists(path)? { Ok(Some(path.to_owned())) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 impl Datastore for Altered {
@@ -45,7 +56,7 @@ impl Datastore for Altered {
         self.directory.exists(path)
     }
     fn identity(&self, path: &str) -> io::Result<Option<String>> {
-        self.directory.identity(path)
+        (self.identity)(&self.directory, path)
     }
     fn create_directory(&self, path: &str) -> io::Result<()> {
         self.directory.create_directory(path)

@@ -110,6 +110,12 @@ impl DiskSpec {
     }
 }
 
+/// The refusal of what has a disk's path and is another.
+pub(crate) fn replaced() -> io::Error {
+    let why = "it is not the one that was made here: somebody put another in its place. It is left alone; move it away, and copy this again";
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
 /// One datastore. Paths are relative to it, with `/` between components, and never leave it: the driver refuses
 /// `..`, absolute names and symbolic links out of it with [`io::ErrorKind::InvalidInput`].
 pub trait Datastore: Send + Sync {
@@ -148,6 +154,15 @@ pub trait Datastore: Send + Sync {
     }
     /// Opens an extent that [`Datastore::create_disk`] made.
     fn open_disk(&self, spec: &DiskSpec) -> io::Result<Box<dyn Disk>>;
+    /// [`Datastore::open_disk`], unless what has the disk's path is another than the one that had this [`Datastore::identity`]: refused now, or
+    /// when it is first used.
+    fn open_known(&self, spec: &DiskSpec, known: &str) -> io::Result<Box<dyn Disk>> {
+        match self.identity(&self.disk_path(spec)) {
+            Ok(Some(now)) if now != known => Err(replaced()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.open_disk(spec),
+        }
+    }
     /// Puts a small file (descriptor, VMX, nvram) in place: whole and durable, or not at all.
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()>;
     /// Reads a small file, at most `limit` bytes; longer is [`io::ErrorKind::FileTooLarge`].

@@ -171,12 +171,15 @@ impl Session {
             receiving.imported = None;
         }
         inner.forget_differentials(number);
+        self.absolve(inner, number)?;
+        self.record(&Record::ExtentIncomplete { disk: number as u32 })
+    }
+
+    /// What was wrong with a disk is over.
+    pub(super) fn absolve(&self, inner: &mut Inner, number: usize) -> Result<(), ImportError> {
         let before = inner.faults.len();
         inner.faults.retain(|fault| fault.disk != Some(number));
-        if inner.faults.len() < before {
-            self.report(inner)?;
-        }
-        self.record(&Record::ExtentIncomplete { disk: number as u32 })
+        if inner.faults.len() < before { self.report(inner) } else { Ok(()) }
     }
 
     /// Opens a file that exists.

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::plan::Plan;
 use crate::datastore::Datastore;
 use crate::journal::fold::{self, Object};
 use crate::journal::{LedgerKey, Record};
@@ -18,6 +19,17 @@ pub(super) enum Whose {
     Unknown,
     /// None of this session's, or nothing is there.
     NotOurs,
+}
+
+/// What the ledger has of an object, whatever is there now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made<'l> {
+    /// This session made it; by this it is recognised.
+    Known(&'l str),
+    /// It made it, or was about to, and nothing is known to recognise it by.
+    Unknown,
+    /// Nothing.
+    Not,
 }
 
 /// The objects of a session.
@@ -60,6 +72,20 @@ impl Ledger {
 
     pub(super) fn contains(&self, key: &LedgerKey) -> bool {
         self.objects.iter().any(|(object, _)| object == key)
+    }
+
+    /// Whether the session made what a plan has at that path now, wherever it was then.
+    pub(super) fn made(&self, plan: &Plan, datastore: &str, path: &str) -> Made<'_> {
+        let find = |path: &str| {
+            let key = plan.key(datastore, path);
+            self.objects.iter().find(|(object, _)| *object == key)
+        };
+        let moved = || plan.swaps.iter().find_map(|swap| swap.other(datastore, path));
+        match find(path).or_else(|| find(&moved()?)) {
+            Some((_, Some(identity))) => Made::Known(identity),
+            Some((_, None)) => Made::Unknown,
+            None => Made::Not,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -199,7 +199,7 @@ impl Session {
         self.record(&Record::DiskCreated { disk: number as u32, datastore, path })?;
         slot.disk = Some(Arc::new(ImportDisk::new(disk, self.disk_options(number, fresh_reads_zero))));
         slot.stage = Stage::Receiving;
-        Ok(())
+        self.absolve(inner, number)
     }
 }
 

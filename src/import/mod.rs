@@ -75,6 +75,8 @@ mod orphans_tests;
 #[cfg(test)]
 mod overwrite_tests;
 #[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod rules_tests;
 #[cfg(test)]
 mod settings_tests;

@@ -20,14 +20,15 @@ use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
 use super::info::{Times, file_time};
 use super::into_snapshot::Snapshot;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Made};
 use super::log::SessionLog;
 use super::making::Makings;
 use super::news::OwnChange;
+use super::plan::Plan;
 use super::registered::Registered;
 use super::replay::{DiskHistory, History};
 use super::state::{DiskSlot, Receiving, Stage, State};
-use crate::datastore::Datastore;
+use crate::datastore::{self, Datastore};
 use crate::disk::{ImportDisk, Options};
 use crate::journal::fold::Left;
 use crate::journal::{Digest, DiskJournal, Journal, LedgerKey, ObjectKind, Record};
@@ -202,6 +203,7 @@ impl Session {
         inner.left = history.left;
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
+        let mut faults = Vec::new();
         if let Some(plan) = history.plan {
             let mut receiving = Receiving::new(plan, self.shared.disk_bytes_in_flight);
             receiving.imported = history.imported;
@@ -210,7 +212,8 @@ impl Session {
                 self.settle_swap(&receiving.plan, swap);
             }
             receiving.swap = history.swap;
-            let hypervisor = receiving.plan.hypervisor.clone();
+            let plan = receiving.plan.clone();
+            let imported = receiving.imported.is_some();
             let staged = self.is_staged(&receiving.plan);
             if staged
                 && receiving.imported.is_none()
@@ -230,7 +233,8 @@ impl Session {
                     continue;
                 }
                 if let Some(slot) = receiving.disks.get_mut(number) {
-                    self.replay_disk(&mut inner, &hypervisor, number, slot, told);
+                    let lost = self.replay_disk(&mut inner, &plan, number, slot, told);
+                    faults.extend(lost.filter(|_| !imported));
                 }
             }
             inner.state = State::Receiving(Box::new(receiving));
@@ -263,6 +267,11 @@ impl Session {
             }
             self.insert_file(&mut inner, &name, &entry.path(), |path| Content::Small(kind, path))?;
         }
+        faults.retain(|fault| !inner.faults.contains(fault));
+        if !faults.is_empty() {
+            inner.faults.append(&mut faults);
+            self.report(&mut inner)?;
+        }
         Ok(())
     }
 
@@ -294,27 +303,33 @@ impl Session {
         }
     }
 
-    /// Takes up one disk; what a crash left in doubt is marked and logged.
+    /// Takes up one disk; what a crash left in doubt is marked and logged. One that can't be had is needed again: why.
     fn replay_disk(
         &self,
         inner: &mut Inner,
-        hypervisor: &str,
+        plan: &Plan,
         number: usize,
         slot: &mut DiskSlot,
         told: DiskHistory,
-    ) {
-        let Some(map) = told.map else { return };
+    ) -> Option<Fault> {
+        let map = told.map?;
         let existing = slot.existing;
         let opened =
-            self.shared.hypervisors.store(hypervisor, &slot.plan.place.datastore).and_then(|store| {
+            self.shared.hypervisors.store(&plan.hypervisor, &slot.plan.place.datastore).and_then(|store| {
                 let opened = if store.capabilities().random_write {
-                    store.open_disk(&slot.plan.spec())
+                    let spec = slot.plan.spec();
+                    let made = inner.ledger.made(plan, &slot.plan.place.datastore, &store.disk_path(&spec));
+                    match made {
+                        Made::Known(known) => store.open_known(&spec, known),
+                        Made::Not if !existing => Err(datastore::replaced()),
+                        _ => store.open_disk(&spec),
+                    }
                 } else {
                     self.shared.stage.open_disk(&self.cache, number, slot.plan.size)
                 };
                 // It is the right one, and closed again: of hundreds of disks hardly one is written soon.
                 let disk = opened.and_then(|disk| disk.release().map(|()| disk));
-                let disk = disk.map_err(ImportError::io(&slot.plan.extent))?;
+                let disk = disk.map_err(ImportError::io(self.display(&slot.plan.extent)))?;
                 let capabilities = store.capabilities();
                 let fresh =
                     capabilities.fresh_reads_zero || disk.fresh_reads_zero() || !capabilities.random_write;
@@ -324,8 +339,9 @@ impl Session {
         match opened {
             Ok(disk) => slot.disk = Some(Arc::new(disk)),
             Err(error) => {
-                self.log.error(&format!("{}: {error}", self.display(&slot.plan.extent)));
-                return;
+                let text = error.to_string();
+                self.log.error(&format!("after a restart: {text}"));
+                return Some(Fault { file: fold_name(&slot.plan.extent), disk: Some(number), text });
             }
         }
         (slot.stage, slot.merged, slot.target) = (told.stage, told.merged, told.target);
@@ -334,6 +350,7 @@ impl Session {
         }
         let name = slot.plan.extent.clone();
         self.insert(inner, &name, Content::Extent(number));
+        None
     }
 
     /// Lists the differentials again that are merged into disks as they stand.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use super::tests::{cfg, differential_in, engine_with, killed, memory_dir, put_in};
 use super::*;
+use crate::datastore::altered::{Altered, by_name};
 use crate::datastore::filter::{FaultDatastore, FaultPlan, Injector};
 use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, Disk, DiskSpec, Space};
 use crate::disk::Options;
@@ -201,7 +202,7 @@ impl Datastore for Watched<dyn Datastore> {
 fn directory(root: &Path) -> Arc<dyn Datastore> {
     let at = root.join("ds");
     std::fs::create_dir_all(&at).unwrap();
-    Arc::new(DirectoryDatastore::open(&at).unwrap())
+    Arc::new(Altered { identity: by_name, ..Altered::of(DirectoryDatastore::open(&at).unwrap()) })
 }
 
 /// What must be there of what had been acknowledged, and that a copy from the start ends well.

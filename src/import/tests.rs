@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::datastore::altered::{Altered, by_name};
 use crate::datastore::{Datastore, DirectoryDatastore};
 use crate::disk::Options;
 use crate::pancbt;
@@ -17,6 +18,14 @@ pub(super) fn engine(root: &Path) -> Engine {
     let store = root.join("ds");
     std::fs::create_dir_all(&store).unwrap();
     engine_on(root, Arc::new(DirectoryDatastore::open(&store).unwrap()))
+}
+
+/// The same where what [`killed`] leaves is recognised, although it is a copy.
+pub(super) fn engine_to_kill(root: &Path) -> Engine {
+    let store = root.join("ds");
+    std::fs::create_dir_all(&store).unwrap();
+    let directory = Altered::of(DirectoryDatastore::open(&store).unwrap());
+    engine_on(root, Arc::new(Altered { identity: by_name, ..directory }))
 }
 
 pub(super) fn engine_on(root: &Path, store: Arc<dyn Datastore>) -> Engine {
@@ -241,7 +250,7 @@ fn a_client_that_is_lost_leaves_its_extent_incomplete() {
 fn a_kill_leaves_what_was_not_closed_incomplete() {
     let root = tempfile::tempdir().unwrap();
     let path = ["vm".to_owned()];
-    let session = engine(root.path()).create_directory(&path).unwrap();
+    let session = engine_to_kill(root.path()).create_directory(&path).unwrap();
     put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
     put(&session, "b-flat.vmdk", &data(2)).unwrap();
     let file = session.create("a-flat.vmdk").unwrap();
@@ -249,7 +258,7 @@ fn a_kill_leaves_what_was_not_closed_incomplete() {
     file.write_at(&data(1)[..1 << 20], 0).unwrap();
     file.flush().unwrap();
     let left = killed(root.path());
-    let session = engine(left.path()).session(&path).unwrap();
+    let session = engine_to_kill(left.path()).session(&path).unwrap();
     session.open_file("a-flat.vmdk", How::Write).unwrap().close(true).unwrap(); // to set its times
     assert!(matches!(put(&session, "a.vmx", b"x"), Err(ImportError::OutOfOrder { .. })));
     let again = session.open_file("a-flat.vmdk", How::Write).unwrap();
@@ -308,13 +317,13 @@ fn a_chain_goes_on_after_a_restart() {
         let (base, target) = (states[from].clone(), states[to].clone());
         differential(&base, &target, ids[from], ids[to])
     };
-    let session = engine(root.path()).create_directory(&path).unwrap();
+    let session = engine_to_kill(root.path()).create_directory(&path).unwrap();
     put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
     put(&session, "a-flat.vmdk", &states[0]).unwrap();
     put(&session, "a-flat.pancbt", &differential(0, 1)).unwrap();
     put(&session, "a-flat.1.pancbt", &differential(1, 2)).unwrap();
     let left = killed(root.path());
-    let session = engine(left.path()).session(&path).unwrap();
+    let session = engine_to_kill(left.path()).session(&path).unwrap();
     let refused = put(&session, "a-flat.pancbt", &differential(0, 1));
     assert!(refused.is_err(), "merging it twice would undo the second");
     assert_eq!(std::fs::read(left.path().join("ds/vm/a-flat.vmdk")).unwrap(), states[2]);

@@ -216,6 +216,10 @@ impl Datastore for FaultDatastore {
         self.attempt(|inner| inner.open_disk(spec)).map(|disk| self.wrap(disk))
     }
 
+    fn open_known(&self, spec: &DiskSpec, known: &str) -> io::Result<Box<dyn Disk>> {
+        self.attempt(|inner| inner.open_known(spec, known)).map(|disk| self.wrap(disk))
+    }
+
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
         self.attempt(|inner| inner.put_file(path, contents))
     }

@@ -81,6 +81,10 @@ impl Datastore for FilteredDatastore {
         Ok((self.wrap)(self.inner.open_disk(spec)?))
     }
 
+    fn open_known(&self, spec: &DiskSpec, known: &str) -> io::Result<Box<dyn Disk>> {
+        Ok((self.wrap)(self.inner.open_known(spec, known)?))
+    }
+
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
         self.inner.put_file(path, contents)
     }

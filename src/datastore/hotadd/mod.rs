@@ -21,7 +21,7 @@ pub mod ledger;
 use appliance::{Appliance, Attachment, digits, io_error};
 
 use super::block_device;
-use super::{Adapter, Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined};
+use super::{Adapter, Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined, replaced};
 use crate::vsphere::VsphereError;
 use crate::vsphere::appliance::NewDisk;
 use crate::vsphere::files::Files;
@@ -83,6 +83,7 @@ impl HotaddDatastore {
             appliance: Arc::clone(&self.appliance),
             datastore: self.name.clone(),
             path: self.disk_path(spec),
+            known: None,
             size: spec.size,
             provisioning: spec.provisioning,
             device_wait: self.options.device_wait,
@@ -220,6 +221,14 @@ impl Datastore for HotaddDatastore {
         Ok(Box::new(self.disk(spec, None)))
     }
 
+    /// Asked when it is attached: a start of the service asks the hypervisor nothing.
+    fn open_known(&self, spec: &DiskSpec, known: &str) -> io::Result<Box<dyn Disk>> {
+        checked(&self.disk_path(spec))?;
+        let mut disk = self.disk(spec, None);
+        disk.known = Some(known.to_owned());
+        Ok(Box::new(disk))
+    }
+
     fn put_file(&self, path: &str, contents: &[u8]) -> io::Result<()> {
         checked(path)?;
         self.files().and_then(|files| files.put(path, contents)).map_err(io_error)
@@ -272,6 +281,8 @@ struct HotaddDisk {
     datastore: String,
     /// Of the descriptor.
     path: String,
+    /// Its UUID's digits, where they are known.
+    known: Option<String>,
     size: u64,
     provisioning: Provisioning,
     device_wait: Duration,
@@ -299,7 +310,11 @@ impl HotaddDisk {
                     None => self.appliance.attach(&self.datastore, &self.path, None).map_err(io_error)?,
                 };
                 let sought = attachment.sought.clone();
+                let uuid = digits(&attachment.entry.uuid);
                 held.attachment = Some(attachment);
+                if self.known.as_ref().is_some_and(|known| !uuid.is_empty() && *known != uuid) {
+                    return Err(replaced());
+                }
                 let open =
                     |path: &std::path::Path| block_device::open(path, self.size, self.provisioning, true);
                 held.disk = Some(device::wait(self.appliance.roots(), &sought, self.device_wait, open)?);

@@ -126,6 +126,12 @@ fn secured(mut socket: &Socket, uri: &Uri, tls: &Tls) -> io::Result<(ClientConne
 
 /// An error in which TLS says what is wrong, as a sentence.
 fn told(error: io::Error) -> io::Error {
+    let cut = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    if cut.contains(&error.kind()) {
+        // GnuTLS, so nbdkit, says no more to a client whose certificate it wanted.
+        let why = "the server closed the connection as TLS began: perhaps it wants a client's certificate (client-certificate), or another";
+        return io::Error::new(io::ErrorKind::PermissionDenied, why);
+    }
     let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(of_tls) = of_tls else { return error };
     io::Error::new(io::ErrorKind::PermissionDenied, format!("the server: {}", tls::told(of_tls)))
