@@ -2,15 +2,21 @@
 //! copies changes them as long as it is registered, whoever registered it.
 //!
 //! Asked of the inventory each time, without the session's lock: only that knows whether an administrator has unregistered it.
+//!
+//! And a disk beside which a hypervisor keeps the marks of a running machine is not changed, whosever that machine is and whether any inventory
+//! knows it.
 
 use std::sync::Arc;
 
 use super::error::ImportError;
+use super::formats::belongs;
 use super::formats::names::Kind;
-use super::plan::Plan;
+use super::overwrite::FILES_MAX;
+use super::plan::{Place, Plan};
 use super::registered::Registered;
 use super::session::{Content, Inner, Session};
 use super::state::State;
+use crate::datastore::Datastore;
 use crate::inventory::{Inventory, StoreFile};
 
 /// What was registered when the inventory was asked: what has come since was not asked about.
@@ -61,19 +67,52 @@ impl Claim {
 impl Session {
     /// Before a file is made, or opened for writing: an extent or differential of a machine that is registered is refused.
     pub(super) fn look(&self, name: &str) -> Result<Looked, ImportError> {
-        let (claim, seen) = {
+        let (claim, made, seen) = {
             let inner = self.lock();
-            let of_disk = match inner.entry(name).map(|entry| &entry.content) {
-                Some(content) => matches!(content, Content::Extent(_) | Content::Pancbt(..)),
-                None => {
-                    let kind = self.shared.names.classify(name, inner.state.cfg()).kind;
-                    matches!(kind, Kind::Extent(_) | Kind::Pancbt { .. })
-                }
+            let seen = Looked(inner.registered.clone());
+            let disk = match inner.entry(name).map(|entry| &entry.content) {
+                Some(Content::Extent(number) | Content::Pancbt(number, _)) => Some(*number),
+                Some(_) => None,
+                None => match self.shared.names.classify(name, inner.state.cfg()).kind {
+                    Kind::Extent(disk) | Kind::Pancbt { disk, .. } => Some(disk),
+                    _ => None,
+                },
             };
-            (if of_disk { self.claim(&inner) } else { None }, Looked(inner.registered.clone()))
+            let Some(disk) = disk else { return Ok(seen) };
+            (self.claim(&inner), self.made(&inner, disk), seen)
         };
         claim.map_or(Ok(()), |claim| claim.refuse(&self.display(name)))?;
+        if let Some((store, place)) = made {
+            self.refuse_running(&*store, &place, name)?;
+        }
         Ok(seen)
+    }
+
+    /// Where a disk of the session lies, once it is there.
+    fn made(&self, inner: &Inner, disk: usize) -> Option<(Arc<dyn Datastore>, Place)> {
+        let State::Receiving(receiving) = &inner.state else { return None };
+        let slot = receiving.disks.get(disk).filter(|slot| slot.disk.is_some() || slot.existing)?;
+        let place = slot.plan.place.clone();
+        let store = self.shared.hypervisors.store(&receiving.plan.hypervisor, &place.datastore).ok()?;
+        store.capabilities().random_write.then_some((store, place))
+    }
+
+    /// Refuses where the disk's directory has the marks of a machine that runs. A driver that can't list directories has none: what attaches
+    /// disks to a hypervisor meets its locks.
+    fn refuse_running(&self, store: &dyn Datastore, place: &Place, name: &str) -> Result<(), ImportError> {
+        let Ok(names) = store.list(&place.directory, FILES_MAX) else { return Ok(()) };
+        let marks: Vec<_> =
+            names.iter().map(|(name, _)| name.as_str()).filter(|name| belongs::is_lock(name)).collect();
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "{} has the marks of a running virtual machine ({}), which may use this disk; power it off, or remove them if none runs \
+             there, and copy this again",
+            place.vmfs(""),
+            marks.join(", ")
+        );
+        Err(ImportError::OfMachine { path: self.display(name), why })
     }
 
     /// Whether what was looked at still holds, now that the lock is held: a VMX may be about to make the machine.

@@ -178,3 +178,28 @@ fn a_registration_that_failed_leaves_the_disks_to_the_client() {
     put(&session, "a.vmx", VMX).unwrap();
     assert!(std::fs::read(root.path().join("ds1/web/a-flat.vmdk")).unwrap() == [9; SIZE]);
 }
+
+/// Whoever registered it, from whatever VMX, in whatever inventory: a machine that runs leaves marks beside its disks.
+#[test]
+fn a_disk_beside_the_marks_of_a_running_machine_is_not_changed() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path(), &Arc::new(Fake::default()));
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg(1).as_bytes()).unwrap();
+    put(&session, "a-flat.vmdk", &[7; SIZE]).unwrap();
+    for mark in [".lck-e003090001000000", "other-1234.vswp", "other.vmx.lck"] {
+        let mark = root.path().join("ds1/web").join(mark);
+        std::fs::write(&mark, b"").unwrap();
+        let before = lies(root.path());
+        for name in ["a-flat.vmdk", "a-flat.pancbt"] {
+            let refused = put(&session, name, &[8; SIZE]).unwrap_err();
+            assert!(matches!(refused, ImportError::OfMachine { .. }), "{name}: {refused}");
+            let part = "/vmfs/volumes/ds1/web/ has the marks of a running virtual machine (";
+            assert!(refused.to_string().contains(part) && log(&session).contains(part), "{name}: {refused}");
+        }
+        assert_eq!(lies(root.path()), before);
+        std::fs::remove_file(mark).unwrap();
+    }
+    put(&session, "a-flat.vmdk", &[8; SIZE]).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+}
