@@ -83,7 +83,10 @@ pub(super) fn run(options: &Serve) -> Result<(), Failure> {
     let imports = config.shares.iter().any(|share| share.kind == ShareKind::Import);
     let engine = if imports { Some(Arc::new(wiring::engine(&config)?)) } else { None };
     let server = Server::new(settings(&config, users, engine.as_ref())?);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(transport::BLOCKED_THREADS_MAX)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|e| Failure::Usage(format!("the runtime does not start: {e}")))?;
     // Kept past the runtime: its end logs out of hypervisors, which blocks and may not happen on an async thread.
     let _kept = engine.clone();

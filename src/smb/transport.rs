@@ -32,6 +32,12 @@ const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX as usize + (64 << 10);
 const FRAME_BYTES_BEFORE_LOGIN_MAX: usize = 128 << 10;
 /// Data requests of one connection that are worked on at once: covers a disk's latency, bounds buffers to 64 MiB.
 const BULK_PER_CONNECTION_MAX: usize = 8;
+/// Metadata requests of one connection that are worked on at once, each longer than [`IN_ORDER_MAX`]: a datastore that answers nobody
+/// holds no more threads for one client, and what comes behind them waits.
+const SLOW_PER_CONNECTION_MAX: usize = 64;
+/// Threads that may block at once, over all connections: a datastore that hangs holds those of its own clients, hundreds of them, and leaves
+/// the others theirs. For whoever builds the runtime.
+pub const BLOCKED_THREADS_MAX: usize = 4096;
 /// Small requests are read together, as many as fit here; larger frames go straight into their own buffer.
 const READ_AHEAD: usize = 8 << 10;
 /// Longest request that moves data in place, where it is the only one: an old client's 64 KiB and its headers.
@@ -155,6 +161,7 @@ type Reader = BufReader<OwnedReadHalf>;
 /// takes too long.
 async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
     let bulk = Arc::new(Semaphore::new(BULK_PER_CONNECTION_MAX));
+    let slow = Arc::new(Semaphore::new(SLOW_PER_CONNECTION_MAX));
     let started = tokio::time::Instant::now();
     let mut unproved = 0; // bytes before a login
     loop {
@@ -195,8 +202,9 @@ async fn read(mut reader: Reader, tasks: Arc<Tasks>) {
             }
             Pace::Slow => {
                 tasks.outbox.flush();
+                let turn = Arc::clone(&slow).acquire_owned().await.ok();
                 job.hold(tasks.allowance.reserve(job.answer_len()).await);
-                let work = tasks.hand_over(job, None, place);
+                let work = tasks.hand_over(job, None, (place, turn));
                 let _ = timeout(IN_ORDER_MAX, work).await; // too slow: it goes on by itself
             }
         }
@@ -290,19 +298,19 @@ impl Tasks {
         }
     }
 
-    /// Runs a job on a thread that may block and sends its answers from there.
+    /// Runs a job on a thread that may block and sends its answers from there; then it gives up what it `holds`.
     fn hand_over(
         self: &Arc<Self>,
         mut job: Job,
         signal: Option<Signal>,
-        place: Option<OwnedSemaphorePermit>,
+        holds: impl Send + 'static,
     ) -> JoinHandle<()> {
         self.set_apart(&mut job);
         let tasks = Arc::clone(self);
         self.runtime.spawn_blocking(move || {
             let output = tasks.run(job, signal);
             tasks.deliver(output);
-            drop(place);
+            drop(holds);
         })
     }
 
@@ -361,7 +369,7 @@ async fn resume(mut signalled: mpsc::UnboundedReceiver<Signal>, tasks: &Arc<Task
             continue;
         }
         if let Some(job) = dispatch::unpark(&tasks.server, &tasks.connection, signal) {
-            tasks.hand_over(job, Some(signal), None);
+            tasks.hand_over(job, Some(signal), ());
         }
     }
 }
