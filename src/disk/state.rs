@@ -90,10 +90,14 @@ impl State {
         self.last_outgoing = Instant::now();
     }
 
+    /// What is held has not arrived, nor what it will take the place of.
     pub(super) fn map(&self, epoch: u64) -> DiskMap {
+        let mut received = ExtentMap::from_ranges(Rounding::Inward, self.received.to_ranges());
+        let whole = 0..received.end();
+        self.hold.pieces(whole).for_each(|(at, bytes)| received.remove(at..at + bytes.len() as u64));
         DiskMap {
             epoch,
-            received: self.received.to_ranges(),
+            received: received.to_ranges(),
             written: self.written.to_ranges(),
             lost: self.lost.to_ranges(),
             end_of_file: self.end_of_file,

@@ -226,6 +226,42 @@ fn a_region_is_announced_before_it_is_written() {
     assert_eq!(*log.1.lock().unwrap(), [Region { epoch: 0, first: 0, count: 1 }]);
 }
 
+/// Found by `import_sequences`: a short write over what had arrived was lost with the service, and the disk called whole.
+#[test]
+fn what_was_held_over_what_had_arrived_must_come_again_after_a_crash() {
+    let (memory, recorder) = (MemoryDisk::new(MIB as usize), Recorder::new());
+    let options = Options { intents: Some(Arc::new(recorder.clone())), ..Options::default() };
+    let disk = ImportDisk::new(Box::new(memory.clone()), options.clone());
+    disk.write_at(&vec![1; MIB as usize], 0).unwrap();
+    disk.flush().unwrap();
+    assert_eq!(recorder.map(MIB).completion(MIB), Completion::Complete);
+    disk.write_at(&[2; 512], 512).unwrap();
+    assert_ne!(recorder.map(MIB).completion(MIB), Completion::Complete);
+    assert_eq!(disk.completion(), Completion::Incomplete { missing: 512, first: 512 });
+    disk.flush().unwrap();
+    assert_eq!(recorder.map(MIB).completion(MIB), Completion::Complete);
+    assert_eq!(memory.contents()[512], 2);
+}
+
+/// Its client was told that it failed, and would not be believed had the disk been whole without it.
+#[test]
+fn a_short_write_that_is_refused_for_another_must_come_again() {
+    let memory = MemoryDisk::new(8 * MIB as usize);
+    let injector = Injector::new(FaultPlan { writes: 1000, ..FaultPlan::default() });
+    injector.arm(false);
+    let disk =
+        ImportDisk::new(Box::new(Fault::new(Box::new(memory), Arc::clone(&injector))), Options::default());
+    (0..8).for_each(|at| disk.write_at(&vec![1; MIB as usize], at * MIB).unwrap());
+    injector.arm(true);
+    (0..5).for_each(|at| disk.write_at(&[2; 512], at * MIB).unwrap());
+    injector.arm(false);
+    assert!(matches!(disk.write_at(&[3; 512], 7 * MIB), Err(DiskError::Late { .. })));
+    disk.write_at(&[2; 512], 0).unwrap();
+    assert_eq!(disk.close().unwrap(), Completion::Incomplete { missing: 512, first: 7 * MIB });
+    disk.write_at(&[3; 512], 7 * MIB).unwrap();
+    assert_eq!(disk.close().unwrap(), Completion::Complete);
+}
+
 #[test]
 fn a_restart_finds_what_was_flushed_in_journal_and_directory() {
     let directory = tempfile::tempdir().unwrap();

@@ -358,10 +358,11 @@ impl ImportDisk {
     fn write_held(&self, mut data: &[u8], range: &Range<u64>) -> Result<(), DiskError> {
         let mut offset = range.start;
         let mut state = self.lock();
-        state.report_late()?;
+        state.report_late().inspect_err(|_| state.lose(range))?;
         state.note_incoming(data.len() as u64);
         state.reach(range.end);
         while !data.is_empty() {
+            state = self.announce_overwrite(state, &(offset..range.end))?;
             let (taken, due) = state.hold.add(data, offset);
             data = &data[taken..];
             offset += taken as u64;
@@ -371,6 +372,24 @@ impl ImportDisk {
             }
         }
         Ok(())
+    }
+
+    /// Before something is held over what has arrived already: a crash would lose it, and what came before would pass for it.
+    fn announce_overwrite<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        range: &Range<u64>,
+    ) -> Result<MutexGuard<'a, State>, DiskError> {
+        let over = |state: &State| state.received.intersections(range.clone()).next().is_some();
+        while self.options.intents.is_some()
+            && over(&state)
+            && state.announced.missing(range, self.size).is_some()
+        {
+            drop(state);
+            self.announce(range)?;
+            state = self.lock();
+        }
+        Ok(state)
     }
 
     /// Writes out all that is held.
