@@ -270,7 +270,8 @@ impl Session {
             return Ok(());
         }
         for (key, entry) in examined.places() {
-            if inner.ledger.contains(&key) && entry.store.remove_directory(&key.path).is_ok() {
+            let ours = inner.ledger.whose(&*entry.store, &key).is_ok_and(|whose| whose != Whose::NotOurs);
+            if ours && entry.store.remove_directory(&key.path).is_ok() {
                 self.strike(inner, &key)?;
             }
         }

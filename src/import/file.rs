@@ -127,7 +127,7 @@ impl Session {
                 Content::Small(kind, self.make_small(name)?)
             }
             Kind::Extent(number) => {
-                inner.state.receiving(path, in_error)?;
+                inner.state.receiving(path, in_error)?.enter_extent(number, path)?;
                 self.make_disk(inner, number)?;
                 Content::Extent(number)
             }
@@ -273,7 +273,7 @@ impl Session {
     ) -> Result<Target, ImportError> {
         if writing {
             self.stage_again(inner, number, path, in_error)?;
-            inner.state.receiving(path, in_error)?;
+            inner.state.receiving(path, in_error)?.enter_extent(number, path)?;
         }
         let missing = || ImportError::NotInCfg(path.to_owned());
         let State::Receiving(receiving) = &mut inner.state else { return Err(missing()) };
@@ -481,6 +481,10 @@ impl ImportFile {
 
     /// FSCTL_SET_ZERO_DATA.
     pub fn zero_range(&self, from: u64, to: u64) -> Result<(), ImportError> {
+        self.zero(from, to).map_err(|error| self.complain(error))
+    }
+
+    fn zero(&self, from: u64, to: u64) -> Result<(), ImportError> {
         let Target::Extent(number, disk, _) = &self.target else {
             return Err(ImportError::Refused { path: self.display(), why: "it is no extent".into() });
         };

@@ -88,13 +88,18 @@ impl Ledger {
         }
     }
 
+    /// Those of which nothing is known by which to recognise them: a kill may have come before they were made.
+    pub(super) fn unknown(&self) -> Vec<LedgerKey> {
+        self.objects.iter().filter(|(_, known)| known.is_none()).map(|(key, _)| key.clone()).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.objects.is_empty()
     }
 
-    /// All that it holds, which it does no more.
-    pub(super) fn take(&mut self) -> Vec<LedgerKey> {
-        std::mem::take(&mut self.objects).into_iter().map(|(key, _)| key).collect()
+    /// Those of which `which` says so; it holds them no more.
+    pub(super) fn take(&mut self, which: impl Fn(&LedgerKey) -> bool) -> Vec<LedgerKey> {
+        self.objects.extract_if(.., |(key, _)| which(key)).map(|(key, _)| key).collect()
     }
 
     /// Whose it is what lies at the key's path on `store` now. An error is the datastore's.

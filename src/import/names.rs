@@ -48,8 +48,11 @@ impl Session {
         if !left && matches!(&inner.state, State::Receiving(all) if all.has_data()) {
             // Nothing of the client's is left: the next CFG begins anew. What lies on datastores stays in the ledger,
             // unless it is a complete virtual machine and so none of the session's business any more.
-            if matches!(&inner.state, State::Receiving(all) if all.was_complete) {
-                for key in inner.ledger.take() {
+            if let State::Receiving(all) = &inner.state
+                && all.was_complete
+            {
+                let plan = all.plan.clone();
+                for key in inner.ledger.take(|key| plan.has(key)) {
                     self.append(&Record::LedgerRemoved { key })?;
                 }
                 for snapshot in std::mem::take(&mut inner.snapshots) {
@@ -94,10 +97,17 @@ impl Session {
         let State::Receiving(receiving) = &mut inner.state else { return Ok(()) };
         let imported = receiving.imported.is_some();
         let Some(slot) = receiving.disks.get_mut(number) else { return Ok(()) };
+        let half_merged = slot.stage == Stage::Doubtful || slot.merging;
         slot.begin_extent();
         slot.stage = Stage::Absent;
         // After the VMX this is a session being cleared away, whose virtual machine stays complete.
-        if imported { Ok(()) } else { self.record(&Record::ExtentIncomplete { disk: number as u32 }) }
+        if imported {
+            return Ok(());
+        }
+        let disk = number as u32;
+        self.record(&Record::ExtentIncomplete { disk })?;
+        // A restart lists it again, and nothing but all of it makes it whole.
+        if half_merged { self.record(&Record::DiskDoubtful { disk }) } else { Ok(()) }
     }
 
     /// Renames a file: what copy tools do with their temporary names. Any other rename of data is refused, as the CFG

@@ -51,6 +51,28 @@ fn a_foreign_file_in_an_extent_s_place_is_never_removed() {
     assert_eq!(fs::read(&foreign).unwrap(), b"somebody's");
 }
 
+/// Its CFG was rewritten before any disk came, and something small had come by then. Found by `import_sequences`.
+#[test]
+fn what_lies_elsewhere_than_a_session_s_machine_is_its_orphan() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = engine(root.path());
+    let session = engine.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("before", "").as_bytes()).unwrap();
+    put(&session, "a.nvram", b"n").unwrap();
+    put(&session, "vm.cfg", cfg("vm", "").as_bytes()).unwrap();
+    for (name, bytes) in [("a-flat.vmdk", data(1)), ("b-flat.vmdk", data(2)), ("a.vmx", VMX.into())] {
+        put(&session, name, &bytes).unwrap();
+    }
+    drop(session);
+    delete(&engine, "vm");
+    let found = orphans::list(&root.path().join("data"), &hypervisors(root.path())).unwrap();
+    let paths: Vec<_> =
+        found.iter().flat_map(|session| &session.objects).map(|object| &object.path).collect();
+    assert_eq!(paths, ["before", "before/a.nvram"], "{found:?}");
+    orphans::clean(&root.path().join("data"), &hypervisors(root.path())).unwrap();
+    assert!(!root.path().join("ds/before").exists() && root.path().join("ds/vm/a.vmx").exists());
+}
+
 #[test]
 fn only_the_removed_session_s_own_objects_go_and_a_crash_in_between_changes_nothing() {
     let root = tempfile::tempdir().unwrap();

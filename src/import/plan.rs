@@ -268,6 +268,20 @@ impl Plan {
         }
     }
 
+    /// Whether an object lies where this plan leads, or lay there before one directory took another's place: then it is the virtual
+    /// machine's once that is complete. What an earlier CFG of the session led elsewhere is not.
+    #[must_use]
+    pub fn has(&self, key: &LedgerKey) -> bool {
+        let at = |datastore: &str, directory: &str| {
+            let rest = below(directory, &key.path).filter(|_| key.datastore == datastore);
+            rest.is_some_and(|rest| !rest.trim_start_matches('/').contains('/'))
+        };
+        let placed = [false, true].map(|placed| self.with_placed(placed));
+        let mut places = placed.iter().flat_map(Self::places);
+        (key.hypervisor.is_empty() || key.hypervisor == self.hypervisor)
+            && places.any(|place| at(&place.datastore, &place.directory))
+    }
+
     /// Whether it leads into a snapshot of a virtual machine that exists: its directories and disks are none of the session's.
     #[must_use]
     pub fn into_snapshot(&self) -> bool {

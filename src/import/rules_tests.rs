@@ -6,8 +6,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::tests::{SIZE, VMX, cfg, data, engine, log, put, text};
+use super::simulation::{Watch, Watched};
+use super::tests::{SIZE, VMX, cfg, data, engine, engine_on, log, put, text};
 use super::*;
+use crate::datastore::filter::{FaultDatastore, FaultPlan, Injector};
+use crate::datastore::{Datastore, DirectoryDatastore};
 use crate::journal::{Journal, Record};
 use crate::pancbt::{Header, Writer};
 
@@ -514,4 +517,107 @@ fn a_refused_write_is_logged_once_a_handle() {
     let told =
         format!("/vm/a-flat.vmdk: {} is past the end of the disk ({SIZE} bytes as the CFG says)", SIZE + 512);
     assert_eq!(log.matches(&told).count(), 1, "{log}");
+}
+
+/// Found by `import_sequences`: what two clients wrote into one disk was called merged.
+#[test]
+fn an_extent_does_not_come_while_a_differential_does() {
+    let root = tempfile::tempdir().unwrap();
+    let session = begun(&engine(root.path()));
+    let differential = differential(SIZE, "", "one", None, 1, 7);
+    let merging = session.create("a-flat.pancbt").unwrap();
+    merging.write_at(&differential[..300], 0).unwrap();
+    let refused = session.open_file("a-flat.vmdk", How::Write);
+    assert!(matches!(refused, Err(ImportError::OutOfOrder { .. })));
+    assert!(session.open_file("a-flat.vmdk", How::Read).is_ok());
+    session.delete("a-flat.vmdk").unwrap();
+    assert!(matches!(session.create("a-flat.vmdk"), Err(ImportError::OutOfOrder { .. })));
+    assert!(log(&session).contains("a differential of a-flat.vmdk is still arriving"));
+}
+
+/// Found by `import_sequences`.
+#[test]
+fn a_refused_zeroing_is_logged() {
+    let root = tempfile::tempdir().unwrap();
+    let session = begun(&engine(root.path()));
+    let file = session.open_file("vm.cfg", How::Write).unwrap();
+    assert!(file.zero_range(0, 10).is_err());
+    assert!(log(&session).contains("vm.cfg: it is no extent"), "{}", log(&session));
+}
+
+/// Found by `import_sequences`: after the restart it only had to be opened and closed.
+#[test]
+fn a_half_merged_extent_that_is_deleted_is_needed_from_its_start_after_a_restart_too() {
+    let root = tempfile::tempdir().unwrap();
+    let first = engine(root.path());
+    let session = begun(&first);
+    let differential = differential(SIZE, "", "one", None, 1, 7);
+    put(&session, "a-flat.pancbt", &differential[..900]).unwrap_err();
+    session.delete("a-flat.vmdk").unwrap();
+    drop((session, first));
+    let session = engine(root.path()).session(&["vm".into()]).unwrap();
+    let file = session.open_file("a-flat.vmdk", How::Write).unwrap();
+    assert!(file.write_at(&[1; 512], 0).is_err());
+    file.close(true).unwrap();
+    assert!(matches!(put(&session, "a.vmx", VMX), Err(ImportError::OutOfOrder { .. })));
+    put(&session, "a-flat.vmdk", &data(1)).unwrap();
+    put(&session, "a.vmx", VMX).unwrap();
+}
+
+/// Found by `import_sequences`: its sentence names the disk, which was taken for one that has to come again, and the VMX by its name on
+/// the datastore, which was never taken out of `.cfg.err` again.
+#[test]
+fn a_vmx_that_failed_with_its_datastore_can_be_copied_again_after_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("ds");
+    std::fs::create_dir_all(&store).unwrap();
+    for plan in [
+        FaultPlan { flushes: 1000, ..FaultPlan::default() },
+        FaultPlan { others: 1000, ..FaultPlan::default() },
+    ] {
+        let injector = Injector::new(plan);
+        injector.arm(false);
+        let inner = Arc::new(DirectoryDatastore::open(&store).unwrap());
+        let first = engine_on(root.path(), Arc::new(FaultDatastore::new(inner, Arc::clone(&injector))));
+        let session = first.create_directory(&["vm".into()]).unwrap();
+        put(&session, "vm.cfg", cfg("vm", "vmx-rename = \"z.vmx\"\non-conflict = \"rename\"\n").as_bytes())
+            .unwrap();
+        put(&session, "a-flat.vmdk", &data(1)).unwrap();
+        put(&session, "b-flat.vmdk", &data(2)).unwrap();
+        injector.arm(true);
+        put(&session, "a.vmx", VMX).unwrap_err();
+        drop((session, first));
+        let engine = engine(root.path());
+        let session = engine.session(&["vm".into()]).unwrap();
+        assert!(text(&session, "vm.cfg.err").contains("injected fault"));
+        put(&session, "a.vmx", VMX).unwrap();
+        assert!(session.find("vm.cfg.err").is_none());
+        for info in session.list().into_iter().filter(|info| !info.own) {
+            session.delete(&info.name).unwrap();
+        }
+        drop(session);
+        engine.remove_directory(&["vm".into()]).unwrap();
+    }
+}
+
+/// Found by `import_sequences`: killed before it had made its directory, a session took the one that another made there since for its own,
+/// and removed it.
+#[test]
+fn what_a_kill_kept_a_session_from_making_is_another_s_when_that_makes_it() {
+    let root = tempfile::tempdir().unwrap();
+    let watch = Watch::new(root.path());
+    std::fs::create_dir_all(root.path().join("ds")).unwrap();
+    let inner = Box::new(DirectoryDatastore::open(&root.path().join("ds")).unwrap());
+    let first = engine_on(root.path(), Arc::new(Watched::<dyn Datastore>(Arc::clone(&watch), inner)));
+    let session = first.create_directory(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("to", "").as_bytes()).unwrap();
+    let left = std::mem::take(&mut *watch.left.lock().unwrap());
+    let left = left.into_iter().find(|moment| moment.before == "a directory is made").unwrap().root;
+    let engine = engine(left.path());
+    let second = engine.create_directory(&["second".into()]).unwrap();
+    put(&second, "second.cfg", cfg("to", "").as_bytes()).unwrap();
+    let session = engine.session(&["vm".into()]).unwrap();
+    put(&session, "vm.cfg", cfg("to", "").as_bytes()).unwrap();
+    assert!(text(&session, "vm.cfg.err").contains("the directory [4e31-aa] to exists"));
+    put(&second, "a-flat.vmdk", &data(1)).unwrap();
 }

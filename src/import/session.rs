@@ -201,6 +201,9 @@ impl Session {
         inner.registered = history.registered;
         inner.snapshots = history.snapshots;
         inner.left = history.left;
+        if history.plan.is_none() {
+            self.forget_unmade(&mut inner)?;
+        }
         let own = self.cache.join(LOG_NAME);
         self.insert_file(&mut inner, LOG_NAME, &own, Content::Own)?;
         let mut faults = Vec::new();
@@ -275,6 +278,18 @@ impl Session {
         Ok(())
     }
 
+    /// A kill came before an object was made: what has its path from now on is another session's, which must not be taken for this
+    /// one's.
+    fn forget_unmade(&self, inner: &mut Inner) -> Result<(), ImportError> {
+        for key in inner.ledger.unknown() {
+            let store = self.shared.hypervisors.store(&key.hypervisor, &key.datastore);
+            if store.is_ok_and(|store| matches!(store.exists(&key.path), Ok(false))) {
+                self.strike(inner, &key)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes up a `.cfg.err`: the CFG's errors, which stop the session unless data is there already, and others.
     fn replay_errors(&self, inner: &mut Inner, path: &Path) {
         let text = fs::read_to_string(path).unwrap_or_default();
@@ -287,11 +302,13 @@ impl Session {
             }
             let cfg = path.file_stem().map(|stem| fold_name(&stem.to_string_lossy())).unwrap_or_default();
             let named = line.split(": ").next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            // Whatever else is wrong came of a VMX, though its sentence may name a disk or what lies on the datastore.
+            let vmx = inner.state.cfg().map_or(named, |cfg| &cfg.vmx_name);
             let (file, disk) = match classify(named, inner.state.cfg()).kind {
                 _ if of_cfg => (cfg, None),
+                Kind::Cfg => (fold_name(named), None),
                 Kind::Pancbt { disk, .. } => (fold_name(named), Some(disk)),
-                Kind::Extent(disk) => (fold_name(named), Some(disk)),
-                _ => (fold_name(named), None),
+                _ => (fold_name(vmx), None),
             };
             if let State::Receiving(all) = &mut inner.state
                 && let Some(slot) = disk.and_then(|number| all.disks.get_mut(number))

@@ -192,6 +192,14 @@ impl Receiving {
         self.disks.iter().any(|slot| slot.disk.is_some())
     }
 
+    /// The step to an extent: none of its differentials is on its way into it.
+    pub(super) fn enter_extent(&self, disk: usize, path: &str) -> Result<(), ImportError> {
+        match self.disks.get(disk).filter(|slot| slot.merging).and_then(DiskSlot::missing_extent) {
+            None => Ok(()),
+            Some(missing) => Err(ImportError::OutOfOrder { path: path.to_owned(), missing }),
+        }
+    }
+
     /// The step to a differential of a disk.
     pub(super) fn enter_differential(
         &mut self,

@@ -19,7 +19,7 @@ pub struct FaultPlan {
     pub writes: u64,
     /// Zeroings that fail, each after a random part of its range.
     pub zeros: u64,
-    /// Flushes that fail.
+    /// Flushes that fail, those with which a disk is given back too.
     pub flushes: u64,
     /// Operations of a datastore (making, removing, small files) that fail.
     pub others: u64,
@@ -134,7 +134,10 @@ impl Disk for Fault {
     }
 
     fn release(&self) -> io::Result<()> {
-        self.inner.release()
+        match self.injector.strike(self.injector.plan.flushes) {
+            Some(_) => injected(),
+            None => self.inner.release(),
+        }
     }
 
     fn fresh_reads_zero(&self) -> bool {
