@@ -302,12 +302,17 @@ impl Session {
             }
             let cfg = path.file_stem().map(|stem| fold_name(&stem.to_string_lossy())).unwrap_or_default();
             let named = line.split(": ").next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            // Whatever else is wrong came of a VMX, though its sentence may name a disk or what lies on the datastore.
+            let whole = |disk: usize| match &inner.state {
+                State::Receiving(all) => all.disks[disk].stage == Stage::Complete,
+                State::Cfg => false,
+            };
+            // Whatever else is wrong came of a VMX, though its sentence may name a disk that is whole, or what lies on the datastore.
             let vmx = inner.state.cfg().map_or(named, |cfg| &cfg.vmx_name);
             let (file, disk) = match classify(named, inner.state.cfg()).kind {
                 _ if of_cfg => (cfg, None),
                 Kind::Cfg => (fold_name(named), None),
                 Kind::Pancbt { disk, .. } => (fold_name(named), Some(disk)),
+                Kind::Extent(disk) if !whole(disk) => (fold_name(named), Some(disk)),
                 _ => (fold_name(vmx), None),
             };
             if let State::Receiving(all) = &mut inner.state
