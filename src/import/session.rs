@@ -303,7 +303,9 @@ impl Session {
             let cfg = path.file_stem().map(|stem| fold_name(&stem.to_string_lossy())).unwrap_or_default();
             let named = line.split(": ").next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
             let whole = |disk: usize| match &inner.state {
-                State::Receiving(all) => all.disks[disk].stage == Stage::Complete,
+                State::Receiving(all) => {
+                    all.disks.get(disk).is_some_and(|slot| slot.stage == Stage::Complete)
+                }
                 State::Cfg => false,
             };
             // Whatever else is wrong came of a VMX, though its sentence may name a disk that is whole, or what lies on the datastore.
