@@ -167,7 +167,7 @@ impl Server {
         }
     }
 
-    /// Closes an open and wakes who waits for its file; `clean` as in [`OpenTable::close`](super::open::OpenTable::close), whose
+    /// Closes an open and wakes who waits for its file; `clean` as in [`OpenTable::close`](super::open_table::OpenTable::close), whose
     /// outcome this gives.
     pub fn close(&self, open: &Arc<Open>, clean: bool) -> Result<(), Status> {
         let was = self.place_of(open);

@@ -7,7 +7,7 @@ use smb_proto::Status;
 use smb_proto::fscc::access;
 
 use super::file_entry::{Admission, Admitted, FileEntry};
-use super::open::OpenTable;
+use super::open_table::OpenTable;
 use super::oplock::{Asker, Break, LeaseKey};
 use super::share::{FileKey, OpenGate, Refusal};
 use super::share_mode::ShareMode;

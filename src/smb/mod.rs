@@ -27,6 +27,7 @@ pub mod lock;
 pub mod name;
 pub mod notify;
 pub mod open;
+pub mod open_table;
 pub mod oplock;
 mod outbox;
 pub mod pattern;

@@ -17,7 +17,7 @@ use super::dispatch;
 use super::guessing::Guesses;
 use super::limits::{Budget, Door, Limits};
 use super::notify::NotifyTable;
-use super::open::OpenTable;
+use super::open_table::OpenTable;
 use super::request::WakeKey;
 use super::session::Session;
 use super::share::Share;
