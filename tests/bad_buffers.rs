@@ -6,14 +6,16 @@
 mod support;
 
 use smb_proto::fscc::fsctl::code;
-use smb_proto::msg::FileId;
+use smb_proto::header::HEADER_LEN;
 use smb_proto::msg::create::disposition::{OPEN, OPEN_IF};
 use smb_proto::msg::lock::FLAG_FAIL_IMMEDIATELY;
+use smb_proto::msg::{FileId, ioctl, query_directory, set_info, tree_connect};
 use smb_proto::testing::{ClientError, Draft, Link, Peer, Protection};
+use smb_proto::utf16::Utf16;
 use smb_proto::{Command, Status};
 use support::{DIRECTORY, Pair, World, exclusive, status};
 
-/// A buffer that a request names: where its offset and length stand in the message, and how wide they are.
+/// A request that names a buffer: where its offset and length stand in the message, and how wide they are.
 struct Named {
     what: &'static str,
     draft: fn(&mut Peer<Pair>, FileId, FileId) -> Draft,
@@ -21,85 +23,54 @@ struct Named {
     length: (usize, usize),
 }
 
-/// The requests that name a buffer by offset; positions count from the header (MS-SMB2 2.2.x).
-fn named_buffers() -> Vec<Named> {
-    vec![
-        Named {
-            what: "CREATE's name",
-            draft: |peer, _, _| peer.create_draft("name", OPEN_IF, 0),
-            offset: (64 + 44, 2),
-            length: (64 + 46, 2),
-        },
-        Named {
-            what: "CREATE's contexts",
-            draft: |peer, _, _| peer.create_draft("name", OPEN_IF, 0),
-            offset: (64 + 48, 4),
-            length: (64 + 52, 4),
-        },
-        Named {
-            what: "WRITE's data",
-            draft: |peer, file, _| peer.write_draft(file, 0, b"0123456789abcdef"),
-            offset: (64 + 2, 2),
-            length: (64 + 4, 4),
-        },
-        Named {
-            what: "SET_INFO's data",
-            draft: |peer, file_id, _| {
-                let request = smb_proto::msg::set_info::Request {
-                    info_type: 1,
-                    info_class: 20,
-                    additional_information: 0,
-                    file_id,
-                    data: &[0; 8],
-                };
-                peer.client.draft(Command::SET_INFO, 8, |out| request.encode(out))
-            },
-            offset: (64 + 8, 2),
-            length: (64 + 4, 4),
-        },
-        Named {
-            what: "QUERY_DIRECTORY's pattern",
-            draft: |peer, _, file_id| {
-                let request = smb_proto::msg::query_directory::Request {
-                    info_class: 37,
-                    flags: 0,
-                    file_index: 0,
-                    file_id,
-                    output_buffer_length: 4096,
-                    pattern: smb_proto::utf16::Utf16(b"*\0"),
-                };
-                peer.client.draft(Command::QUERY_DIRECTORY, 4096, |out| request.encode(out))
-            },
-            offset: (64 + 24, 2),
-            length: (64 + 26, 2),
-        },
-        Named {
-            what: "IOCTL's input",
-            draft: |peer, file_id, _| {
-                let request = smb_proto::msg::ioctl::Request {
-                    ctl_code: code::SET_ZERO_DATA,
-                    file_id,
-                    max_input_response: 0,
-                    max_output_response: 0,
-                    flags: 1,
-                    input: &[0; 16],
-                };
-                peer.client.draft(Command::IOCTL, 16, |out| request.encode(out))
-            },
-            offset: (64 + 24, 4),
-            length: (64 + 28, 4),
-        },
-        Named {
-            what: "TREE_CONNECT's path",
-            draft: |peer, _, _| {
-                let path = b"\\\0\\\0s\0\\\0d\0i\0r\0";
-                let request =
-                    smb_proto::msg::tree_connect::Request { flags: 0, path: smb_proto::utf16::Utf16(path) };
-                peer.client.draft(Command::TREE_CONNECT, 0, |out| request.encode(out))
-            },
-            offset: (64 + 4, 2),
-            length: (64 + 6, 2),
-        },
+/// A request, and its buffer's offset and length: where they stand in the request's body, and how wide they are.
+fn named(
+    what: &'static str,
+    offset: (usize, usize),
+    length: (usize, usize),
+    draft: fn(&mut Peer<Pair>, FileId, FileId) -> Draft,
+) -> Named {
+    let in_message = |(at, width)| (HEADER_LEN + at, width);
+    Named { what, draft, offset: in_message(offset), length: in_message(length) }
+}
+
+/// The requests that name a buffer by offset (MS-SMB2 2.2.x).
+fn named_buffers() -> [Named; 7] {
+    let create = |peer: &mut Peer<Pair>, _, _| peer.create_draft("name", OPEN_IF, 0);
+    [
+        named("CREATE's name", (44, 2), (46, 2), create),
+        named("CREATE's contexts", (48, 4), (52, 4), create),
+        named("WRITE's data", (2, 2), (4, 4), |peer, file, _| peer.write_draft(file, 0, b"0123456789abcdef")),
+        named("SET_INFO's data", (8, 2), (4, 4), |peer, file_id, _| {
+            let (info_type, info_class, additional_information) = (1, 20, 0);
+            let data = &[0; 8];
+            let request = set_info::Request { info_type, info_class, additional_information, file_id, data };
+            peer.client.draft(Command::SET_INFO, 8, |out| request.encode(out))
+        }),
+        named("QUERY_DIRECTORY's pattern", (24, 2), (26, 2), |peer, _, file_id| {
+            let (info_class, flags, file_index, output_buffer_length) = (37, 0, 0, 4096);
+            let pattern = Utf16(b"*\0");
+            let request = query_directory::Request {
+                info_class,
+                flags,
+                file_index,
+                file_id,
+                output_buffer_length,
+                pattern,
+            };
+            peer.client.draft(Command::QUERY_DIRECTORY, 4096, |out| request.encode(out))
+        }),
+        named("IOCTL's input", (24, 4), (28, 4), |peer, file_id, _| {
+            let (max_input_response, max_output_response, flags) = (0, 0, 1);
+            let (ctl_code, input) = (code::SET_ZERO_DATA, &[0; 16]);
+            let request =
+                ioctl::Request { ctl_code, file_id, max_input_response, max_output_response, flags, input };
+            peer.client.draft(Command::IOCTL, 16, |out| request.encode(out))
+        }),
+        named("TREE_CONNECT's path", (4, 2), (6, 2), |peer, _, _| {
+            let request = tree_connect::Request { flags: 0, path: Utf16(b"\\\0\\\0s\0\\\0d\0i\0r\0") };
+            peer.client.draft(Command::TREE_CONNECT, 0, |out| request.encode(out))
+        }),
     ]
 }
 
