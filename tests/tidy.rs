@@ -156,3 +156,32 @@ fn every_module_says_what_it_is() {
         .collect();
     assert!(mute.is_empty(), "no module documentation: {}", mute.join(", "));
 }
+
+/// What may panic on a value: bytes from outside must never reach one, and nothing that is shipped has one.
+const PANICS: [&str; 6] =
+    [".unwrap()", ".expect(\"", ".unwrap_err()", ".expect_err(\"", "unreachable!(", "panic!("];
+
+#[test]
+fn nothing_that_is_shipped_unwraps() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut shipped, mut wrong) = (Vec::new(), Vec::new());
+    sources(&root.join("src"), &mut shipped);
+    sources(&root.join("protocol/src"), &mut shipped);
+    // The client half of the protocol, and modules that only a build for tests has.
+    let for_tests = ["testing.rs", "import/fake.rs", "import/simulation.rs"];
+    shipped.retain(|path| {
+        !path.to_string_lossy().contains("tests") && !for_tests.iter().any(|name| path.ends_with(name))
+    });
+    assert!(shipped.len() > 100, "the sources were not found");
+    for path in shipped {
+        let text = fs::read_to_string(&path).unwrap();
+        let tests = text.find("#[cfg(test)]\n#[allow").or_else(|| text.find("#[cfg(test)]\nmod tests"));
+        let code = &text[..tests.unwrap_or(text.len())]; // tests come last in a file
+        for (number, line) in code.lines().enumerate().filter(|(_, line)| !is_comment(line)) {
+            for word in PANICS.iter().filter(|word| line.contains(**word)) {
+                wrong.push(format!("{}:{}: {word}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
