@@ -469,7 +469,7 @@ impl Stage<'_> {
         if matches!(outcome, Err(Failure::Status(Status::LOGON_FAILURE))) {
             output.delay = Some(LOGIN_FAILED_DELAY);
         }
-        output.delay = delay.or(output.delay);
+        output.delay = delay.or(output.delay).filter(|delay| !delay.is_zero());
         outcome
     }
 

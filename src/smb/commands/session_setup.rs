@@ -381,10 +381,14 @@ fn address(arrival: &Arrival<'_>) -> Option<IpAddr> {
     arrival.connection.peer.parse::<SocketAddr>().ok().map(|peer| peer.ip())
 }
 
-/// What a malformed message is answered with, and (for all reasons that concern the account) STATUS_LOGON_FAILURE.
+/// What a malformed message is answered with, and (for all reasons that concern the account) STATUS_LOGON_FAILURE. Held back is
+/// what might be a guess: who names no account, or says nothing that can be understood, learns of no password.
 fn refused(arrival: &Arrival<'_>, user: &str, why: &NtlmError) -> Status {
     arrival.server.refusals.login(user, &arrival.connection.peer, why);
-    let delay = locked(&arrival.server.guesses).failed(address(arrival), user, arrival.now / SECOND);
+    let delay = match why {
+        NtlmError::Anonymous | NtlmError::Decode(_) | NtlmError::Name => Duration::ZERO,
+        _ => locked(&arrival.server.guesses).failed(address(arrival), user, arrival.now / SECOND),
+    };
     arrival.delay.set(Some(delay));
     match why {
         NtlmError::Decode(_) | NtlmError::Name => Status::INVALID_PARAMETER,
