@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, SeekFrom, Statx};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -23,6 +23,13 @@ use crate::turns::Turns;
 /// Zeros written at a time where the file system cannot punch holes.
 static ZEROS: [u8; 65_536] = [0; 65_536];
 
+/// The times that an open has set (MS-FSA 2.1.5.15.2, UserSetModificationTime and UserSetChangeTime).
+#[derive(Clone, Copy, Default)]
+struct SetTimes {
+    written: Option<FileTime>,
+    changed: Option<FileTime>,
+}
+
 /// An open of the share.
 pub(super) struct DirectoryFile {
     pub(super) volume: Arc<Volume>,
@@ -31,8 +38,8 @@ pub(super) struct DirectoryFile {
     pub(super) base: Option<OwnedFd>,
     pub(super) key: FileKey,
     pub(super) directory: bool,
-    /// The write time set by this open: its later writes leave it alone (MS-FSA 2.1.5.15.2, UserSetModificationTime).
-    written: Mutex<Option<FileTime>>,
+    /// The times set by this open: what it does later leaves them alone.
+    set: Mutex<SetTimes>,
     /// Held while the attribute record is read and written back.
     changing: Mutex<()>,
     turns: Turns,
@@ -40,14 +47,14 @@ pub(super) struct DirectoryFile {
 
 impl DirectoryFile {
     pub(super) fn new(volume: Arc<Volume>, fd: OwnedFd, stat: &Statx, directory: bool) -> Self {
-        let (written, changing, turns) = (Mutex::new(None), Mutex::new(()), Turns::default());
-        Self { volume, fd, base: None, key: key_of(stat), directory, written, changing, turns }
+        let (set, changing, turns) = (Mutex::default(), Mutex::new(()), Turns::default());
+        Self { volume, fd, base: None, key: key_of(stat), directory, set, changing, turns }
     }
 
     /// An open of the stream `fd` of the file `base`.
     pub(super) fn of_stream(volume: Arc<Volume>, base: OwnedFd, fd: OwnedFd, key: FileKey) -> Self {
-        let (written, changing, turns) = (Mutex::new(None), Mutex::new(()), Turns::default());
-        Self { volume, fd, base: Some(base), key, directory: false, written, changing, turns }
+        let (set, changing, turns) = (Mutex::default(), Mutex::new(()), Turns::default());
+        Self { volume, fd, base: Some(base), key, directory: false, set, changing, turns }
     }
 
     /// The file itself, also where this is a stream of it: attributes, times, security and names are the file's.
@@ -60,13 +67,20 @@ impl DirectoryFile {
         if self.directory { Err(Status::INVALID_DEVICE_REQUEST) } else { Ok(&self.fd) }
     }
 
-    /// After data changed: puts back the write time that this open has set.
-    fn keep_write_time(&self) -> Result<(), Status> {
-        let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.is_none() {
-            return Ok(());
+    fn set_times(&self) -> MutexGuard<'_, SetTimes> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After data changed: puts back the times that this open has set.
+    fn keep_times(&self) -> Result<(), Status> {
+        let SetTimes { written, changed } = *self.set_times();
+        if written.is_some() {
+            rustix::fs::futimens(self.whole(), &times::changes(None, written)).map_err(status)?;
         }
-        rustix::fs::futimens(self.whole(), &times::changes(None, written)).map_err(status)
+        match changed {
+            Some(time) => self.change_dos(|dos| dos.changed = Some((time, times::now()))),
+            None => Ok(()),
+        }
     }
 
     /// Reads the attribute record, changes it, writes it back.
@@ -154,7 +168,7 @@ impl File for DirectoryFile {
         if write_through && flags.is_empty() {
             rustix::fs::fdatasync(file).map_err(status)?;
         }
-        self.keep_write_time()
+        self.keep_times()
     }
 
     fn flush(&self) -> Result<(), Status> {
@@ -166,7 +180,7 @@ impl File for DirectoryFile {
             return Err(Status::INVALID_PARAMETER);
         }
         rustix::fs::ftruncate(&self.fd, size).map_err(status)?;
-        self.keep_write_time()
+        self.keep_times()
     }
 
     fn set_allocation(&self, size: u64) -> Result<(), Status> {
@@ -194,15 +208,18 @@ impl File for DirectoryFile {
         if *change == BasicChange::default() {
             return Ok(());
         }
+        let set = {
+            let mut set = self.set_times();
+            set.written = change.written.or(set.written);
+            set.changed = change.changed.or(set.changed);
+            *set
+        };
         if change.accessed.is_some() || change.written.is_some() {
-            if let Some(written) = change.written {
-                *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(written);
-            }
             rustix::fs::futimens(self.whole(), &times::changes(change.accessed, change.written))
                 .map_err(status)?;
         }
-        // Last, because a change time that is set holds until the next change.
-        let changed = change.changed.map(|time| (time, times::now()));
+        // Last, because a change time that is set holds until the next change by another.
+        let changed = set.changed.map(|time| (time, times::now()));
         self.change_dos(|dos| {
             if let Some(wanted) = change.attributes {
                 dos.attributes = dos.attributes & !SETTABLE | wanted & SETTABLE;
@@ -289,7 +306,7 @@ impl File for DirectoryFile {
             Err(Errno::OPNOTSUPP) => self.write_zeros(from, to)?,
             other => other.map_err(status)?,
         }
-        self.keep_write_time()
+        self.keep_times()
     }
 
     fn allocated_ranges(&self, from: u64, to: u64, max: usize) -> Result<(Vec<(u64, u64)>, bool), Status> {

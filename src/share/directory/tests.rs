@@ -272,6 +272,25 @@ fn times_that_were_set_stick_to_their_handle() {
 }
 
 #[test]
+fn a_change_time_that_was_set_stays_for_its_handle() {
+    let f = Fixture::new();
+    let file = f.create("a");
+    let set = FileTime(133_000_000_000_000_001);
+    let only = BasicChange::default();
+    file.set_basic(&BasicChange { changed: Some(set), ..only }).unwrap();
+    file.set_basic(&BasicChange { attributes: Some(0x2), ..only }).unwrap();
+    assert_eq!(file.metadata().unwrap().changed, set, "attributes changed by the same handle");
+    std::thread::sleep(std::time::Duration::from_millis(50)); // longer than the grain of what is kept beside the file
+    file.write_at(b"more", 0, false).unwrap();
+    file.set_end_of_file(2).unwrap();
+    assert_eq!(file.metadata().unwrap().changed, set, "data changed by the same handle");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let other = f.try_open("a", Open, Any).unwrap().file;
+    other.write_at(b"x", 0, false).unwrap();
+    assert!(other.metadata().unwrap().changed > set, "by another");
+}
+
+#[test]
 fn renames_follow_the_open_and_respect_the_target() {
     let f = Fixture::new();
     let (file, target) = (f.create("a"), f.create("B"));
