@@ -109,6 +109,20 @@ fn a_deleted_file_stays_until_its_last_stream_is_closed() {
     }
 }
 
+/// Found by `sequences`.
+#[test]
+fn a_directory_that_is_not_empty_stays_when_its_last_stream_is_closed() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "user");
+    let directory = Open { options: options::DIRECTORY_FILE | DELETE_ON_CLOSE, ..Open::file("d") };
+    let d = client.open(&directory).file_id();
+    made(&mut client, "d\\x", b"");
+    let stream = client.open(&Open::file("d:s")).file_id();
+    assert_eq!(client.close(d), Status::SUCCESS);
+    assert_eq!(client.close(stream), Status::SUCCESS, "that is no failure");
+    assert_eq!(status(&mut client, &Open::file("d")), Status::SUCCESS);
+}
+
 #[test]
 fn streams_are_deleted_one_by_one_and_with_their_file() {
     let desk = Desk::new();

@@ -273,11 +273,7 @@ impl OpenTable {
         if delete && deleted.is_ok() {
             open.entry.set_deleted();
         }
-        // A directory that is not empty by now stays, and its close is no failure (MS-FSA 2.1.5.5).
-        let deleted = deleted.or_else(|status| match status {
-            Status::DIRECTORY_NOT_EMPTY => Ok(()),
-            other => Err(other),
-        });
+        let deleted = deleted.or_else(stays);
         self.release(&open.entry, id);
         let base_deleted = self.leave_base(open);
         self.unreserve(open.session_id());
@@ -294,7 +290,7 @@ impl OpenTable {
             base.set_deleted();
         }
         self.release(base, id);
-        deleted
+        deleted.or_else(stays)
     }
 
     pub(super) fn release(&self, entry: &Arc<FileEntry>, id: u64) {
@@ -427,6 +423,11 @@ impl OpenTable {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A directory that is not empty by now stays, and its close is no failure (MS-FSA 2.1.5.5).
+fn stays(status: Status) -> Result<(), Status> {
+    if status == Status::DIRECTORY_NOT_EMPTY { Ok(()) } else { Err(status) }
 }
 
 #[cfg(test)]

@@ -26,9 +26,11 @@ impl World {
             let asked = self.links[at].asked.get(&header.message_id);
             eprintln!("    {at}: {} {asked:?}", header.status);
         }
-        // A new open was admitted before its breaks closed anything.
+        // A new open was admitted before its breaks closed anything, and a file has its new name before who caches its directories hears
+        // of that.
         if header.command != Command::CREATE || header.status != Status::SUCCESS {
-            self.notice_closed();
+            let parents = self.parents_of_rename(at, message);
+            self.notice_closed_but(&parents);
         }
         if header.message_id == UNASKED {
             assert_eq!(header.command, Command::OPLOCK_BREAK, "nothing else comes unasked");
@@ -49,6 +51,17 @@ impl World {
         }
         self.answered(at, asked, status, message);
         self.notice_closed();
+    }
+
+    /// The directories of a file that was renamed by this answer, before and now.
+    fn parents_of_rename(&self, at: usize, message: &Message) -> Vec<Number> {
+        let asked = self.links[at].asked.get(&message.header().message_id);
+        let Some(Asked::Rename { id, to, .. }) = asked.filter(|_| message.status() == Status::SUCCESS) else {
+            return Vec::new();
+        };
+        let from = self.held(at, *id).and_then(|held| self.model.name_of(held.file).map(str::to_owned));
+        let names = [from.as_deref().unwrap_or_default(), to].map(super::model::parent);
+        names.iter().filter_map(|name| self.model.names.get(*name).copied()).collect()
     }
 
     fn answered(&mut self, at: usize, asked: Asked, status: Status, message: &Message) {
@@ -147,15 +160,24 @@ impl World {
         }
         let open = self.desk.server.opens.by_id(id).expect("an open");
         assert_eq!(open.granted, asked.access);
-        let (file, directory) = (open.entry.key.file, open.file.is_directory());
+        let (key, directory) = (open.entry.key.clone(), open.file.is_directory());
         drop(open);
         let (client, link) = (link.guid, Some(link.serial));
+        let base = key.file;
+        let file = if key.stream.is_empty() { base } else { self.number_of_stream(base, &key.stream) };
+        if file != base {
+            self.enter_base(asked, base, response.create_action);
+        }
         self.enter_file(asked, (file, directory), response.create_action);
+        if file != base {
+            self.content(file).stream_of = Some(base);
+        }
         let replaces = matches!(asked.disposition, disposition::SUPERSEDE | disposition::OVERWRITE..);
         let needs =
             if replaces && response.create_action != action::CREATED { access::WRITE_DATA } else { 0 };
         assert!(
-            !self.model.conflicts(file, id, asked.access | needs, asked.share),
+            !self.model.conflicts(file, id, asked.access | needs, asked.share)
+                && !self.model.barred_by_streams(file, asked.access | needs),
             "{asked:?}: {:#?}",
             self.model
         );
@@ -177,6 +199,20 @@ impl World {
         self.model.opens.insert(id, held);
     }
 
+    /// The file of a stream that was opened or made, which may have been made with it.
+    fn enter_base(&mut self, asked: &Create, file: Number, action: u32) {
+        let name = super::model::base(asked.name);
+        let known = self.model.names.get(name).copied();
+        if known.is_none() && action == action::CREATED {
+            assert!(self.model.has_parent(name), "{asked:?}: {:#?}", self.model);
+            self.model.names.insert(name.into(), file);
+            assert!(self.model.files.insert(file, Content::default()).is_none(), "a number of two files");
+            return;
+        }
+        assert_eq!(known, Some(file), "{asked:?} opened a stream of another file");
+        assert!(!self.content(file).doomed, "{asked:?} opened a stream of what is being deleted");
+    }
+
     /// The file that was opened or made: whether that could be.
     fn enter_file(&mut self, asked: &Create, (file, directory): (Number, bool), action: u32) {
         let known = self.model.names.get(asked.name).copied();
@@ -194,6 +230,7 @@ impl World {
         assert!(!content.doomed, "{asked:?} opened what is being deleted");
         if action != action::OPENED {
             content.data.clear();
+            self.model.clear_streams(file);
         }
     }
 
@@ -235,11 +272,13 @@ impl World {
         if asked.replay && opens_by_guid() && differs.contains(&status) {
             return true;
         }
+        let base = model.names.get(super::model::base(asked.name)).copied();
         match status {
-            Status::SHARING_VIOLATION => {
-                file.is_some_and(|file| model.conflicts(file, 0, asked.access | needs, asked.share))
-            }
-            Status::DELETE_PENDING => file.is_some_and(|file| model.files[&file].doomed),
+            Status::SHARING_VIOLATION => file.is_some_and(|file| {
+                model.conflicts(file, 0, asked.access | needs, asked.share)
+                    || model.barred_by_streams(file, asked.access | needs)
+            }),
+            Status::DELETE_PENDING => file.into_iter().chain(base).any(|file| model.files[&file].doomed),
             Status::OBJECT_NAME_NOT_FOUND => {
                 file.is_none() && matches!(asked.disposition, disposition::OPEN | disposition::OVERWRITE)
             }
@@ -364,13 +403,20 @@ impl World {
             return assert_eq!(status, Status::FILE_CLOSED);
         };
         let model = &self.model;
+        if model.files[&held.file].stream_of.is_some() {
+            // To a path: no stream goes there.
+            let may = held.access & access::DELETE != 0;
+            return assert_eq!(status, if may { Status::SHARING_VIOLATION } else { Status::ACCESS_DENIED });
+        }
         let from = model.name_of(held.file).unwrap().to_owned();
         let target = model.names.get(to).copied().filter(|file| *file != held.file);
-        let open = |file: Number| model.opens_of(file).next().is_some();
+        let open = |file: Number| model.is_open(file);
+        let streams = model.has_open_streams(held.file);
         let below = model.below(&from);
         if status == Status::SUCCESS {
             let may = held.access & access::DELETE != 0
                 && model.has_parent(to)
+                && !streams
                 && below.iter().all(|(_, file)| !open(*file))
                 && target.is_none_or(|file| replace && !open(file) && !model.files[&file].directory);
             assert!(may, "{held:?} became {to}: {model:#?}");
@@ -388,6 +434,7 @@ impl World {
             Status::ACCESS_DENIED => {
                 held.access & access::DELETE == 0
                     || directory && to.starts_with(&format!("{from}\\"))
+                    || streams
                     || below.iter().any(|(_, file)| open(*file))
                     || target.is_some_and(|file| open(file) || directory || model.files[&file].directory)
             }
@@ -403,7 +450,7 @@ impl World {
         if held.access & access::DELETE == 0 {
             return assert_eq!(status, Status::ACCESS_DENIED);
         }
-        let name = self.model.name_of(held.file).unwrap();
+        let name = self.model.name_of(held.file).unwrap_or("?"); // a stream whose file was overwritten
         if delete && !self.model.below(name).is_empty() {
             return assert_eq!(status, Status::DIRECTORY_NOT_EMPTY);
         }

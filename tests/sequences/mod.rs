@@ -50,6 +50,8 @@ struct World {
     model: Model,
     /// Lease epochs as the clients know them.
     epochs: BTreeMap<Holder, u16>,
+    /// Named streams, by their file's number and their own: numbers of the model.
+    streams: BTreeMap<(u64, String), u64>,
     next_serial: u64,
     next_guid: u32,
     next_fill: u8,
@@ -88,6 +90,7 @@ impl World {
             links: Vec::new(),
             model: Model::default(),
             epochs: BTreeMap::new(),
+            streams: BTreeMap::new(),
             next_serial: 0,
             next_guid: 0,
             next_fill: 0,
@@ -166,7 +169,13 @@ impl World {
 
     /// Opens whose clients are away may be closed at any time: by a break that nobody can be told of.
     fn notice_closed(&mut self) {
-        let away = self.model.opens.values().filter(|held| held.link.is_none());
+        self.notice_closed_but(&[]);
+    }
+
+    /// The same, but for opens of these files.
+    fn notice_closed_but(&mut self, files: &[u64]) {
+        let away =
+            self.model.opens.values().filter(|held| held.link.is_none() && !files.contains(&held.file));
         let gone: Vec<_> = away
             .map(|held| held.id.volatile)
             .filter(|id| self.desk.server.opens.by_id(*id).is_none())
@@ -353,12 +362,26 @@ impl World {
         let mut found = BTreeMap::new();
         walk(self.desk.directory.path(), "", &mut found);
         found.retain(|name, _| !unsure.contains(name));
-        let names: Vec<_> = self.model.names.keys().filter(|name| !unsure.contains(*name)).collect();
+        // Streams lie in a hidden directory of their own.
+        let (streams, files): (Vec<_>, Vec<_>) = self.model.names.keys().partition(|name| name.contains(':'));
+        let (area, mut stored) = (self.desk.directory.path().join(".importfs-streams"), BTreeMap::new());
+        if area.exists() {
+            walk(&area, "", &mut stored);
+        }
+        let stored = stored.values().filter_map(Option::as_ref).count();
+        assert!(!unsure.is_empty() || stored == streams.len(), "{stored} streams on disk, and {streams:?}");
+        let names: Vec<_> = files.into_iter().filter(|name| !unsure.contains(*name)).collect();
         assert_eq!(found.keys().collect::<Vec<_>>(), names, "the names on disk");
         for (name, data) in found {
             let content = &self.model.files[&self.model.names[&name]];
             assert_eq!(data.unwrap_or_default(), content.data, "what is in {name}");
         }
+    }
+
+    /// What the model calls a stream: no file of a disk has as high a number.
+    fn number_of_stream(&mut self, file: u64, stream: &str) -> u64 {
+        let next = u64::MAX - self.streams.len() as u64;
+        *self.streams.entry((file, stream.to_owned())).or_insert(next)
     }
 
     fn asker(&self, holder: Holder) -> Asker {
@@ -399,6 +422,9 @@ fn walk(directory: &Path, prefix: &str, found: &mut BTreeMap<String, Option<Vec<
     for entry in std::fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if name == ".importfs-streams" {
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
             walk(&entry.path(), &format!("{name}\\"), found);
             found.insert(name, None);

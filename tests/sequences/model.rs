@@ -42,6 +42,8 @@ pub struct Content {
     pub data: Vec<u8>,
     pub directory: bool,
     pub doomed: bool,
+    /// The file that it is a named stream of.
+    pub stream_of: Option<Number>,
 }
 
 /// A byte-range lock.
@@ -85,6 +87,11 @@ pub fn parent(name: &str) -> &str {
     name.rsplit_once('\\').map_or("", |(parent, _)| parent)
 }
 
+/// The file of a stream's name.
+pub fn base(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(base, _)| base)
+}
+
 /// Whether two opens can't stand beside each other (MS-FSA 2.1.5.1.2.2).
 fn bars(one: (u32, u32), other: (u32, u32)) -> bool {
     const KINDS: [(u32, u32); 3] = [
@@ -108,6 +115,39 @@ impl Model {
     pub fn conflicts(&self, file: Number, own: u64, access: u32, share: u32) -> bool {
         self.opens_of(file)
             .any(|held| held.id.volatile != own && bars((held.access, held.share), (access, share)))
+    }
+
+    /// Whether an open of one of the file's streams keeps it from being opened for deletion (MS-FSA 2.1.5.1.2).
+    pub fn barred_by_streams(&self, file: Number, access: u32) -> bool {
+        let bars = |held: &Held| self.is_stream_of(held.file, file) && held.share & share_access::DELETE == 0;
+        access & access::DELETE != 0 && self.opens.values().any(bars)
+    }
+
+    pub fn is_stream_of(&self, stream: Number, file: Number) -> bool {
+        self.files.get(&stream).is_some_and(|content| content.stream_of == Some(file))
+    }
+
+    /// Whether the file or one of its streams is open.
+    pub fn is_open(&self, file: Number) -> bool {
+        self.opens.values().any(|held| held.file == file || self.is_stream_of(held.file, file))
+    }
+
+    pub fn has_open_streams(&self, file: Number) -> bool {
+        self.opens.values().any(|held| self.is_stream_of(held.file, file))
+    }
+
+    /// The file is emptied, replaced or deleted: its streams are gone, but for who has them open.
+    pub fn clear_streams(&mut self, file: Number) {
+        let streams: Vec<_> =
+            self.files.keys().copied().filter(|stream| self.is_stream_of(*stream, file)).collect();
+        for stream in streams {
+            self.names.retain(|_, number| *number != stream);
+            if self.opens_of(stream).next().is_some() {
+                self.files.get_mut(&stream).unwrap().doomed = true;
+            } else {
+                self.files.remove(&stream);
+            }
+        }
     }
 
     /// Whether the directory of that name is there.
@@ -176,17 +216,34 @@ impl Model {
         }
         let name = self.name_of(held.file).map(str::to_owned);
         let full = name.is_some_and(|name| !self.below(&name).is_empty());
-        let last = self.opens_of(held.file).next().is_none();
         let file = self.files.get_mut(&held.file).expect("its file");
         file.doomed |= held.deletes;
-        if last && file.doomed {
+        let (doomed, base) = (file.doomed, file.stream_of);
+        if doomed && !self.is_open(held.file) {
             if full {
-                file.doomed = false; // a directory that is not empty stays
+                self.files.get_mut(&held.file).unwrap().doomed = false; // a directory that is not empty stays
                 return;
             }
-            self.files.remove(&held.file);
-            self.names.retain(|_, file| *file != held.file);
+            self.remove(held.file);
         }
+        // A file that was to be deleted waited for its streams.
+        if let Some(base) = base
+            && self.files.get(&base).is_some_and(|file| file.doomed)
+            && !self.is_open(base)
+        {
+            let name = self.name_of(base).unwrap_or_default();
+            if self.below(name).is_empty() {
+                self.remove(base);
+            } else {
+                self.files.get_mut(&base).unwrap().doomed = false;
+            }
+        }
+    }
+
+    fn remove(&mut self, file: Number) {
+        self.clear_streams(file);
+        self.files.remove(&file);
+        self.names.retain(|_, number| *number != file);
     }
 
     /// A file has another name, and with it all that is below.
@@ -196,10 +253,12 @@ impl Model {
             return;
         }
         if let Some(replaced) = self.names.remove(to) {
-            assert!(self.opens_of(replaced).next().is_none(), "an open file was replaced");
-            self.files.remove(&replaced);
+            assert!(!self.is_open(replaced), "an open file was replaced");
+            self.remove(replaced);
         }
-        for (name, below) in self.below(&from) {
+        let streams = self.names.iter().filter(|(name, _)| base(name) == from && **name != from);
+        let streams: Vec<_> = streams.map(|(name, number)| (name.clone(), *number)).collect();
+        for (name, below) in self.below(&from).into_iter().chain(streams) {
             self.names.remove(&name);
             self.names.insert(format!("{to}{}", &name[from.len()..]), below);
         }

@@ -126,6 +126,7 @@ impl World {
         }
         let (mut guid, mut replay) = (None, false);
         match step.c >> 5 {
+            _ if step.stream() => {}
             2 | 3 => drop(contexts.push(context::DHNQ, &[0; 16])),
             4..=7 => {
                 let again = step.action == Action::CreateAgain && self.next_guid > 0;

@@ -12,6 +12,9 @@ pub const STEPS_MAX: usize = 300;
 /// What files may be called; `d` is there from the beginning, `e` may become a directory by a rename.
 pub const NAMES: [&str; 8] = ["a", "b", "a", "d\\x", "d\\y", "d", "e", "e\\x"];
 
+/// Named streams that they may have.
+const STREAMS: [&str; 8] = ["a:s", "b:s", "a:t", "d\\x:s", "d\\y:s", "d:s", "e:s", "e\\x:s"];
+
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -95,7 +98,13 @@ impl Step {
     }
 
     pub fn name(self) -> &'static str {
-        NAMES[usize::from(self.which) % NAMES.len()]
+        let names = if self.stream() { STREAMS } else { NAMES };
+        names[usize::from(self.which) % names.len()]
+    }
+
+    /// It is about a named stream, which nobody caches here.
+    pub fn stream(self) -> bool {
+        self.which & 0x30 == 0x30
     }
 
     /// ShareAccess: mostly everything.
@@ -132,6 +141,7 @@ impl Step {
     /// The oplock level, or the state of a lease.
     pub fn cache(self) -> Result<u8, u32> {
         match self.c & 7 {
+            _ if self.stream() => Ok(oplock::NONE),
             0 => Ok(oplock::NONE),
             1 => Ok(oplock::LEVEL_II),
             2 => Ok(oplock::EXCLUSIVE),
