@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 
-import check_vsphere
 import lab
 import vlab
 
@@ -39,7 +38,7 @@ path = "{plain}"
 
 
 def cfg(name, **more):
-    return check_vsphere.cfg(name, hostsystem="", **{"vmdk.0.size": SIZE, "vmdk.0.type": "thin", **more})
+    return vlab.cfg(name, hostsystem="", **{"vmdk.0.size": SIZE, "vmdk.0.type": "thin", **more})
 
 
 def words(text):
@@ -47,7 +46,7 @@ def words(text):
     return " ".join(text.split())
 
 
-class Session(check_vsphere.Session):
+class Session(vlab.Session):
     def extent(self, image="disk.img", name=None):
         return self.do(f"cd {self.name}; put {image} {name or self.name + '-flat.vmdk'}")
 
@@ -121,9 +120,9 @@ def whole(l):
     requests = l.sim.state()["order"].count("ReconfigVM_Task")
     lab.check(2 <= requests <= 4, f"two disks: attached and detached once each, or both at once ({requests} reconfigurations)")
     text = ('scsi0:1.present = "TRUE"\nscsi0:1.fileName = "data.vmdk"\n')
-    (l.source / "web.vmx").write_text(check_vsphere.vmx("web") + text)
+    (l.source / "web.vmx").write_text(vlab.vmx("web") + text)
     session.do("cd web; put disk.img web.vmdk")  # no descriptor: refused, and nothing of the hypervisor's own is overwritten
-    vm = l.finish(Named(session, check_vsphere.vmx("web") + text))
+    vm = l.finish(Named(session, vlab.vmx("web") + text))
     lab.check((vm["Folder"], vm["Pool"]) == ("Restored", "DC0_C0_RP1"), f"registered in its folder and pool: {vm['Folder']}, {vm['Pool']}")
     lab.check((l.store / "web" / "more" / "data-flat.vmdk").read_bytes() == l.image, "second disk identical, in its own directory")
     descriptor = (l.store / "web" / "web.vmdk").read_text()
@@ -419,7 +418,7 @@ def snapshot(l):
     lab.check(listed.count("snapshot        [ds1] snap/snap.vmx") == 1, f"snapshot: in the ledger until it is complete {listed!r}")
     put = again.do("cd again; put newer.img snap-flat.vmdk")
     lab.check("NT_STATUS" not in put.stdout, f"snapshot: extent {put.stdout[-200:]!r}")
-    (l.source / "snap.vmx").write_text(check_vsphere.vmx("snap"))
+    (l.source / "snap.vmx").write_text(vlab.vmx("snap"))
     put = again.do("cd again; put snap.vmx")
     log = again.read("import.log")
     lab.check("NT_STATUS" not in put.stdout and "revert to that" in log and "keeps the VMX that it has" in log, f"snapshot: done {put.stdout[-200:]!r}")

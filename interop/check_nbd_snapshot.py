@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 
-import check_vsphere
 import lab
 import vlab
 
@@ -73,7 +72,7 @@ def datastore(store, uri, more="existing-disks = true\nretry-seconds = 20\n"):
 
 
 def cfg(**more):
-    return check_vsphere.cfg("snap", hostsystem="", **{"vmdk.0.size": SIZE, "vmdk.0.type": "thin", "on_conflict": "snapshot", **more})
+    return vlab.cfg("snap", hostsystem="", **{"vmdk.0.size": SIZE, "vmdk.0.type": "thin", "on_conflict": "snapshot", **more})
 
 
 class Lab:
@@ -96,7 +95,7 @@ class Lab:
     def machine(self):
         """The virtual machine `snap`, restored by the directory driver, with its disk."""
         server = lab.Importfs(self.work / "first", extra=vlab.hypervisor(self.sim) + f'\n[[hypervisor.datastore]]\nname = "ds1"\npath = "{self.store}"\n')
-        session = check_vsphere.Session(server, self.source, "snap")
+        session = vlab.Session(server, self.source, "snap")
         session.cfg(cfg(on_conflict="stop"))
         session.extent()
         done = session.vmx()
@@ -109,7 +108,7 @@ class Lab:
         self.sim.reset()
 
     def session(self, name, text=None):
-        session = check_vsphere.Session(self.server, self.source, name)
+        session = vlab.Session(self.server, self.source, name)
         session.cfg(text or cfg())
         return session
 
@@ -140,7 +139,7 @@ def refused(l):
     told("another size", f"the export has {SIZE - 512} bytes, the disk {SIZE}")
     l.flat("snap").write_bytes(l.image)
     told("a new disk", "on-conflict: [ds1] takes no new disks, only those of a virtual machine that exists",
-         check_vsphere.cfg("brandnew", hostsystem="", **{"vmdk.0.size": SIZE}))
+         vlab.cfg("brandnew", hostsystem="", **{"vmdk.0.size": SIZE}))
     lab.check(not (l.store / "brandnew").exists(), "a new disk: nothing is made")
     # Without the setting, and with addresses that would lead elsewhere.
     config = l.work / "other.toml"
@@ -197,7 +196,7 @@ def whole(l):
     l.by_name.flag("slow", False)
     l.server.start()
     lab.check("half of a restore is in the disks of 'snap'" in l.server.run("orphans", "list").stdout, "whole: what is half done is listed")
-    (l.source / "snap.vmx").write_text(check_vsphere.vmx("snap"))
+    (l.source / "snap.vmx").write_text(vlab.vmx("snap"))
     put = session.do("cd again; put snap.vmx")
     lab.check("NT_STATUS" in put.stdout, "whole: the VMX is refused before the extent is whole")
     (l.source / "snap.vmdk").write_bytes(l.descriptor)

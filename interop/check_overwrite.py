@@ -59,13 +59,13 @@ class Site:
         (source / "disk.img").write_bytes(self.old[::-1])
 
     def session(self, name):
-        session = check_vsphere.Session(self.server, self.source, name)
-        (self.source / f"{name}.cfg").write_text(overwrite(check_vsphere.cfg("web")))
+        session = vlab.Session(self.server, self.source, name)
+        (self.source / f"{name}.cfg").write_text(overwrite(vlab.cfg("web")))
         session.do(f"mkdir {name}; cd {name}; put {name}.cfg")
         return session
 
     def vmx(self, session):
-        (self.source / "web.vmx").write_text(check_vsphere.vmx("web"))
+        (self.source / "web.vmx").write_text(vlab.vmx("web"))
         return session.do(f"cd {session.name}; put web.vmx")
 
     def machines(self):
@@ -141,7 +141,7 @@ def main():
     check_restore.image(source / "old.img", BYTES, 1, 0.5)
     check_restore.image(source / "disk.img", BYTES, 2, 0.5)
     plain(work, source)
-    (source / "disk.img").write_bytes(bytes(1 << 20) + bytes(range(256)) * ((check_vsphere.SIZE - (1 << 20)) // 256))
+    (source / "disk.img").write_bytes(bytes(1 << 20) + bytes(range(256)) * ((vlab.SIZE - (1 << 20)) // 256))
     site = Site(work, source)
     registered(site)
     killed(site)

@@ -11,10 +11,9 @@ import time
 import lab
 import smb2
 import vlab
+from vlab import SIZE, Session, cfg, vmx
 
-SIZE = 3 * (1 << 20) + 512
 UUID = "4e3193a0-698e20ea-f9ef-180373f1beff"
-VM_UUID = "50133967-ae5a-052c-0140-e47ce07219ee"
 
 
 class Server(lab.Importfs):
@@ -29,54 +28,6 @@ path = "{store}"
 register-retry-seconds = {retry}
 """
         super().__init__(where, extra=self.extra)
-
-
-def cfg(name, **more):
-    values = {"version": "4", "vmname": name, "vmuuid": VM_UUID, "servername": "vc", "datacenter": "DC0", "folder": "Restored",
-              "hostsystem": "DC0_C0_H0", "resourcepool": "DC0_C0_RP1", "dsname": "ds1", "directory": name, "vmx-name": f"{name}.vmx",
-              "vmdk.0.name": f"{name}.vmdk", "vmdk.0.extent-name": f"{name}-flat.vmdk", "vmdk.0.dsname": "ds1",
-              "vmdk.0.directory": name, "vmdk.0.size": SIZE, "vmdk.0.type": "thick", "on-conflict": "stop",
-              "register-after-import": 1}
-    values.update({key.replace("_", "-"): value for key, value in more.items()})
-    return "".join(f"{k} = {v}\n" if isinstance(v, int) else f'{k} = "{v}"\n' for k, v in values.items())
-
-
-def vmx(name, uuid=VM_UUID):
-    flat = uuid.replace("-", "")
-    spaced = " ".join(flat[n:n + 2] for n in range(0, 16, 2)) + "-" + " ".join(flat[n:n + 2] for n in range(16, 32, 2))
-    return (f'.encoding = "UTF-8"\ndisplayName = "old"\nguestOS = "otherlinux-64"\nscsi0.present = "TRUE"\n'
-            f'scsi0:0.present = "TRUE"\nscsi0:0.fileName = "{name}.vmdk"\nuuid.bios = "{spaced}"\nvc.uuid = "{spaced}"\n')
-
-
-class Session:
-    """One import session, by smbclient."""
-
-    def __init__(self, server, source, name):
-        self.server, self.source, self.name = server, source, name
-
-    def do(self, commands, timeout=600):
-        return lab.smbclient(self.server.port, "import", commands, cwd=self.source, timeout=timeout)
-
-    def cfg(self, text):
-        (self.source / f"{self.name}.cfg").write_text(text)
-        self.do(f"mkdir {self.name}")
-        return self.do(f"cd {self.name}; put {self.name}.cfg")
-
-    def read(self, name):
-        (self.source / "got").unlink(missing_ok=True)
-        self.do(f"cd {self.name}; get {name} got")
-        got = self.source / "got"
-        return got.read_text(errors="replace") if got.exists() else ""
-
-    def errors(self):
-        return self.read(f"{self.name}.cfg.err")
-
-    def extent(self):
-        return self.do(f"cd {self.name}; put disk.img {self.name}-flat.vmdk")
-
-    def vmx(self, text=None):
-        (self.source / f"{self.name}.vmx").write_text(text or vmx(self.name))
-        return self.do(f"cd {self.name}; put {self.name}.vmx")
 
 
 def restore(server, source, sim, store, name, **more):

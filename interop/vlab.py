@@ -1,4 +1,4 @@
-"""The vSphere lab: interop/vcsim on loopback ports, its control address, and how it is built.
+"""The vSphere lab: interop/vcsim on loopback ports, its control address, and how it is built; a machine's CFG and VMX, and a session with them.
 
 Built from Debian's packages golang-go and golang-github-vmware-govmomi-dev, nothing downloaded, into target/vcsim. Where
 they are missing, a script that needs it is skipped by name.
@@ -16,6 +16,8 @@ import lab
 SOURCE = lab.ROOT / "interop" / "vcsim"
 GOVMOMI = pathlib.Path("/usr/share/gocode/src/github.com/vmware/govmomi/simulator")
 USER, PASSWORD = "user", "pass"
+SIZE = 3 * (1 << 20) + 512
+VM_UUID = "50133967-ae5a-052c-0140-e47ce07219ee"
 
 
 def build():
@@ -115,3 +117,51 @@ class Vcsim:
     def vm(self, path):
         """The registered virtual machine with that VMX."""
         return next((vm for vm in self.state()["vms"] if vm["Path"] == path), None)
+
+
+def cfg(name, **more):
+    values = {"version": "4", "vmname": name, "vmuuid": VM_UUID, "servername": "vc", "datacenter": "DC0", "folder": "Restored",
+              "hostsystem": "DC0_C0_H0", "resourcepool": "DC0_C0_RP1", "dsname": "ds1", "directory": name, "vmx-name": f"{name}.vmx",
+              "vmdk.0.name": f"{name}.vmdk", "vmdk.0.extent-name": f"{name}-flat.vmdk", "vmdk.0.dsname": "ds1",
+              "vmdk.0.directory": name, "vmdk.0.size": SIZE, "vmdk.0.type": "thick", "on-conflict": "stop",
+              "register-after-import": 1}
+    values.update({key.replace("_", "-"): value for key, value in more.items()})
+    return "".join(f"{k} = {v}\n" if isinstance(v, int) else f'{k} = "{v}"\n' for k, v in values.items())
+
+
+def vmx(name, uuid=VM_UUID):
+    flat = uuid.replace("-", "")
+    spaced = " ".join(flat[n:n + 2] for n in range(0, 16, 2)) + "-" + " ".join(flat[n:n + 2] for n in range(16, 32, 2))
+    return (f'.encoding = "UTF-8"\ndisplayName = "old"\nguestOS = "otherlinux-64"\nscsi0.present = "TRUE"\n'
+            f'scsi0:0.present = "TRUE"\nscsi0:0.fileName = "{name}.vmdk"\nuuid.bios = "{spaced}"\nvc.uuid = "{spaced}"\n')
+
+
+class Session:
+    """One import session, by smbclient."""
+
+    def __init__(self, server, source, name):
+        self.server, self.source, self.name = server, source, name
+
+    def do(self, commands, timeout=600):
+        return lab.smbclient(self.server.port, "import", commands, cwd=self.source, timeout=timeout)
+
+    def cfg(self, text):
+        (self.source / f"{self.name}.cfg").write_text(text)
+        self.do(f"mkdir {self.name}")
+        return self.do(f"cd {self.name}; put {self.name}.cfg")
+
+    def read(self, name):
+        (self.source / "got").unlink(missing_ok=True)
+        self.do(f"cd {self.name}; get {name} got")
+        got = self.source / "got"
+        return got.read_text(errors="replace") if got.exists() else ""
+
+    def errors(self):
+        return self.read(f"{self.name}.cfg.err")
+
+    def extent(self):
+        return self.do(f"cd {self.name}; put disk.img {self.name}-flat.vmdk")
+
+    def vmx(self, text=None):
+        (self.source / f"{self.name}.vmx").write_text(text or vmx(self.name))
+        return self.do(f"cd {self.name}; put {self.name}.vmx")

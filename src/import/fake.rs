@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Mutex;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use super::hypervisor::{DatastoreEntry, Hypervisor};
+use crate::datastore::{Datastore, DirectoryDatastore};
 use crate::inventory::{
     Checked, Identities, Inventory, InventoryError, Machine, MachineDisk, Place, Problem, Registered,
     Registration, StoreFile, Wanted,
@@ -53,7 +56,21 @@ pub(super) fn machine(id: &str, name: &str, vmx: (&str, &str)) -> Machine {
     }
 }
 
+/// The directory of the datastore `ds1`.
+pub(super) fn ds1(root: &Path) -> DirectoryDatastore {
+    let at = root.join("ds1");
+    std::fs::create_dir_all(&at).unwrap();
+    DirectoryDatastore::open(&at).unwrap()
+}
+
 impl Fake {
+    /// A vSphere `vc` with this inventory, and `store` as its datastore `ds1`.
+    pub(super) fn vc(self: &Arc<Self>, store: Arc<dyn Datastore>) -> Vec<Hypervisor> {
+        let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
+        let inventory = Some(Arc::<Self>::clone(self) as Arc<dyn Inventory>);
+        vec![Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory }]
+    }
+
     fn next_id(&self) -> String {
         format!("vm-{}", 7 + self.registered.lock().unwrap().len())
     }

@@ -265,7 +265,9 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
             fs::remove_file(&path).map_err(ImportError::io(&shown))?;
             continue;
         }
-        let mut left = !completed && clean_machines(&session, &journal, &records, hypervisors, &mut told)?;
+        let machines = Registered::of(&records).into_iter();
+        let machines = machines.map(|machine| (machine.clean(hypervisors), machine.removed(), machine.vmx));
+        let mut left = !completed && take_out(&session, &journal, machines, &mut told)?;
         if left {
             let why = Some("a virtual machine of the inventory may use it".to_owned());
             told.extend(fold::objects(&records).into_iter().map(|object| {
@@ -274,7 +276,11 @@ pub fn clean(data_dir: &Path, hypervisors: &Hypervisors) -> Result<Vec<Cleaned>,
             }));
             continue;
         }
-        left |= clean_snapshots(&session, &journal, &records, hypervisors, &mut told)?;
+        let snapshots = snapshots(&History::of(&records)).into_iter();
+        let snapshots = snapshots.map(|snapshot| {
+            (snapshot.clean(written(&records), hypervisors), snapshot.removed(), snapshot.vmx)
+        });
+        left |= take_out(&session, &journal, snapshots, &mut told)?;
         let mut objects = fold::objects(&records);
         // Files before the directories that they are in, deep directories before those above them.
         let depth = |object: &Object| object.key.path.matches('/').count();
@@ -320,45 +326,20 @@ fn written(records: &[Record]) -> bool {
     records.iter().any(|record| matches!(record, Record::DiskCreated { .. }))
 }
 
-/// Removes snapshots that a session made and wrote nothing behind; whether any is left.
-fn clean_snapshots(
+/// Notes what became of things of an inventory, each with the record that it is gone and its VMX; whether any is left.
+fn take_out(
     session: &str,
     journal: &Journal,
-    records: &[Record],
-    hypervisors: &Hypervisors,
+    things: impl Iterator<Item = ((&'static str, Option<String>), Record, StoreFile)>,
     told: &mut Vec<Cleaned>,
 ) -> Result<bool, ImportError> {
     let mut left = false;
-    for snapshot in snapshots(&History::of(records)) {
-        let (outcome, why) = snapshot.clean(written(records), hypervisors);
+    for ((outcome, why), removed, StoreFile { datastore, path }) in things {
         left |= outcome == "kept";
         if outcome != "kept" {
-            journal.record(&snapshot.removed()).map_err(ImportError::io(session))?;
+            journal.record(&removed).map_err(ImportError::io(session))?;
         }
-        let StoreFile { datastore, path } = snapshot.vmx;
         told.push(Cleaned { session: session.to_owned(), datastore, path, outcome, why });
-    }
-    Ok(left)
-}
-
-/// Takes virtual machines out of the inventory that a session registered; whether any is left.
-fn clean_machines(
-    session: &str,
-    journal: &Journal,
-    records: &[Record],
-    hypervisors: &Hypervisors,
-    told: &mut Vec<Cleaned>,
-) -> Result<bool, ImportError> {
-    let mut left = false;
-    for machine in Registered::of(records) {
-        let (outcome, why) = machine.clean(hypervisors);
-        left |= outcome == "kept";
-        if outcome != "kept" {
-            journal.record(&machine.removed()).map_err(ImportError::io(session))?;
-        }
-        let Registered { vmx, .. } = machine;
-        let (session, datastore, path) = (session.to_owned(), vmx.datastore, vmx.path);
-        told.push(Cleaned { session, datastore, path, outcome, why });
     }
     Ok(left)
 }

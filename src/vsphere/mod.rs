@@ -7,7 +7,8 @@
 //! - [`register`]: a VMX on a datastore becomes a virtual machine; [`machines`]: those that are there;
 //!   [`describe`]: one of them, for a CFG
 //! - [`files`]: small files through `/folder`
-//! - [`appliance`]: the virtual machine that this runs in, disks attached to it and detached
+//! - [`appliance`]: the virtual machine that this runs in, disks attached to it and detached; [`hardware`]: what it has
+//! - [`virtual_disks`]: disks by themselves, attached to nothing
 //! - [`lease`], [`spec`]: a virtual machine made from its VMX, its disks uploaded; [`trace`]: what of that is
 //!   left after a failure
 //! - [`manager`]: all that behind the trait that import sessions know ([`crate::inventory::Inventory`])
@@ -20,6 +21,7 @@ pub mod client;
 pub mod describe;
 pub mod error;
 pub mod files;
+pub mod hardware;
 pub mod http;
 pub mod inventory;
 mod keeper;
@@ -37,6 +39,7 @@ pub mod task;
 pub(crate) mod testing;
 pub mod trace;
 pub mod upload;
+mod virtual_disks;
 pub mod xml;
 
 pub use client::{Account, Client};

@@ -1,9 +1,9 @@
 //! Snapshots of virtual machines: one is made, and which files its disks write to since.
 
 use super::Ref;
-use super::appliance::Hardware;
 use super::client::Client;
 use super::error::VsphereError;
+use super::hardware::Hardware;
 use super::machines::store_file;
 use super::task::REGISTER_TIMEOUT;
 use super::xml::Element;

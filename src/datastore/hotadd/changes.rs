@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use super::appliance::{Attachment, DISKS_MAX, Shared, digits, lock, no_unit, told};
 use super::device::Sought;
 use super::ledger::Entry;
-use crate::vsphere::appliance::{Addition, Attached, Hardware, Machine, NewDisk};
+use crate::vsphere::appliance::Machine;
+use crate::vsphere::hardware::{Addition, Attached, Hardware, NewDisk};
 use crate::vsphere::{Ref, VsphereError};
 
 /// Disks that are attached or detached by one reconfiguration: more make the first wait for the last.

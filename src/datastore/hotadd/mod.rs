@@ -23,8 +23,8 @@ use appliance::{Appliance, Attachment, digits, io_error};
 use super::block_device;
 use super::{Adapter, Capabilities, Datastore, Disk, DiskSpec, Provisioning, Space, confined, replaced};
 use crate::vsphere::VsphereError;
-use crate::vsphere::appliance::NewDisk;
 use crate::vsphere::files::Files;
+use crate::vsphere::hardware::NewDisk;
 use crate::vsphere::inventory::Store;
 
 /// How long what is known of the datastore holds: clients ask for its room again and again.

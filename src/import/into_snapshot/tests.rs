@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::datastore::altered::Altered;
-use crate::datastore::{Capabilities, Datastore, DirectoryDatastore, DiskSpec};
-use crate::import::fake::{Fake, machine};
-use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use crate::datastore::{Capabilities, Datastore, DiskSpec};
+use crate::import::fake::{Fake, ds1, machine};
+use crate::import::hypervisor::Hypervisors;
 use crate::import::tests::put;
 use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
-use crate::inventory::{Inventory, Machine, MachineDisk, StoreFile};
+use crate::inventory::{Machine, MachineDisk, StoreFile};
 
 const SIZE: usize = 1 << 18;
 
@@ -33,18 +33,14 @@ fn site(root: &Path) -> Arc<Fake> {
 }
 
 fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
-    let directory = Altered::of(DirectoryDatastore::open(&root.join("ds1")).unwrap());
+    let directory = Altered::of(ds1(root));
     // Its disks may be others'.
     let capabilities = |all| Capabilities { existing_disks: true, makes_descriptor: true, ..all };
     engine_on(root, fake, Arc::new(Altered { capabilities, ..directory }))
 }
 
 fn engine_on(root: &Path, fake: &Arc<Fake>, store: Arc<dyn Datastore>) -> Engine {
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
-    let inventory: Arc<dyn Inventory> = Arc::<Fake>::clone(fake);
-    let hypervisor =
-        Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory: Some(inventory) };
-    Engine::new(EngineSettings::new(root.join("data"), vec![hypervisor])).unwrap()
+    Engine::new(EngineSettings::new(root.join("data"), fake.vc(store))).unwrap()
 }
 
 fn cfg(more: &str) -> String {
@@ -123,10 +119,7 @@ fn delete(engine: &Engine) {
 }
 
 fn on(root: &Path, fake: &Arc<Fake>) -> Hypervisors {
-    let store = Arc::new(DirectoryDatastore::open(&root.join("ds1")).unwrap());
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
-    let inventory = Some(Arc::<Fake>::clone(fake) as Arc<dyn Inventory>);
-    Hypervisors(vec![Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory }])
+    Hypervisors(fake.vc(Arc::new(ds1(root))))
 }
 
 /// What `orphans list` tells: kind, state, why.
@@ -284,7 +277,7 @@ fn without_a_machine_it_is_an_ordinary_restore() {
 fn a_driver_that_can_t_says_which_can() {
     let root = tempfile::tempdir().unwrap();
     let fake = site(root.path());
-    let store = Arc::new(DirectoryDatastore::open(&root.path().join("ds1")).unwrap());
+    let store = Arc::new(ds1(root.path()));
     let engine = engine_on(root.path(), &fake, store);
     let session = engine.create_directory(&["vm".into()]).unwrap();
     put(&session, "vm.cfg", cfg(INTO).as_bytes()).unwrap();
@@ -301,7 +294,7 @@ fn following(
     fake: &Arc<Fake>,
     reaching: impl Fn(&DiskSpec) -> io::Result<()> + Send + Sync + 'static,
 ) -> Engine {
-    let directory = Altered::of(DirectoryDatastore::open(&root.join("ds1")).unwrap());
+    let directory = Altered::of(ds1(root));
     let capabilities = |all| Capabilities { existing_disks: true, new_disks: false, ..all };
     engine_on(root, fake, Arc::new(Altered { capabilities, reaching: Box::new(reaching), ..directory }))
 }

@@ -4,9 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::datastore::DirectoryDatastore;
-use crate::import::fake::{Fake, machine};
-use crate::import::hypervisor::{DatastoreEntry, Hypervisor};
+use crate::import::fake::{Fake, ds1, machine};
 use crate::import::tests::put;
 use crate::import::{Engine, EngineSettings, How, ImportError, Session};
 
@@ -16,13 +14,7 @@ const DESCRIPTOR: &[u8] =
     b"# Disk DescriptorFile\nversion=1\ncreateType=\"vmfs\"\nRW 16 VMFS \"a-flat.vmdk\"\nddb.adapterType = \"lsilogic\"\n";
 
 fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
-    let at = root.join("ds1");
-    std::fs::create_dir_all(&at).unwrap();
-    let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
-    let inventory = Some(Arc::<Fake>::clone(fake) as _);
-    let vc = Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory };
-    Engine::new(EngineSettings::new(root.join("data"), vec![vc])).unwrap()
+    Engine::new(EngineSettings::new(root.join("data"), fake.vc(Arc::new(ds1(root))))).unwrap()
 }
 
 fn cfg(register: u8) -> String {

@@ -5,13 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::datastore::DirectoryDatastore;
-use crate::import::fake::Fake;
-use crate::import::hypervisor::{DatastoreEntry, Hypervisor, Hypervisors};
+use crate::import::fake::{Fake, ds1};
+use crate::import::hypervisor::{Hypervisor, Hypervisors};
 use crate::import::simulation::{ends, journal};
 use crate::import::tests::put;
 use crate::import::{Engine, EngineSettings, How, ImportError, Session, orphans};
-use crate::inventory::{Identities, Inventory, Place, Problem};
+use crate::inventory::{Identities, Place, Problem};
 
 const DISK: &[u8] = &[7; 4096];
 const VMX: &[u8] =
@@ -22,14 +21,7 @@ fn engine(root: &Path, fake: &Arc<Fake>) -> Engine {
 }
 
 fn hypervisors(root: &Path, fake: &Arc<Fake>) -> Vec<Hypervisor> {
-    let at = root.join("ds1");
-    std::fs::create_dir_all(&at).unwrap();
-    let store = Arc::new(DirectoryDatastore::open(&at).unwrap());
-    let datastores = vec![DatastoreEntry { name: "ds1".into(), uuid: None, store, written: None }];
-    let inventory: Arc<dyn Inventory> = Arc::<Fake>::clone(fake);
-    let hypervisor =
-        Hypervisor { name: "vc".into(), aliases: Vec::new(), datastores, inventory: Some(inventory) };
-    vec![hypervisor]
+    fake.vc(Arc::new(ds1(root)))
 }
 
 fn engine_that_waits(root: &Path, fake: &Arc<Fake>, register_retry: Duration) -> Engine {
