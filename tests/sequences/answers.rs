@@ -5,7 +5,7 @@ use smb_proto::fscc::access;
 use smb_proto::msg::create::context::{self, LEASE_FLAG_BREAK_IN_PROGRESS, LEASE_READ, Lease};
 use smb_proto::msg::create::{self, action, disposition, oplock};
 use smb_proto::msg::oplock_break::{LEASE_BREAK_ACK_REQUIRED, LeaseNotification, Request as Break};
-use smb_proto::msg::{FileId, read};
+use smb_proto::msg::{FileId, change_notify, read};
 use smb_proto::{Command, Status};
 
 use super::model::{Content, Held, Holder, Lock, Number};
@@ -87,6 +87,7 @@ impl World {
             },
             Asked::Read { id, offset, length } => self.was_read(at, id, (offset, length), message),
             Asked::Write { id, offset, data } => self.was_written(at, id, offset, &data, status),
+            Asked::Watch { id } => self.was_told(at, id, message),
             Asked::Lock { id, lock, waits } => self.was_locked(at, id, lock, waits, status),
             Asked::Unlock { id, lock } => self.was_unlocked(at, id, lock, status),
             Asked::Rename { id, to, replace } => self.was_renamed(at, id, to, replace, status),
@@ -222,6 +223,9 @@ impl World {
             self.model.names.insert(asked.name.into(), file);
             let content = Content { directory, ..Content::default() };
             assert!(self.model.files.insert(file, content).is_none(), "a number of two files");
+            if !asked.name.contains(':') {
+                self.model.tell(asked.name, change_notify::action::ADDED);
+            }
             return;
         }
         assert_eq!(known, Some(file), "{asked:?} opened another file");
@@ -361,6 +365,36 @@ impl World {
             content.resize(to, 0);
         }
         content[from..to].copy_from_slice(data);
+    }
+
+    /// Names came and went: what is told must be what is due.
+    fn was_told(&mut self, at: usize, id: FileId, message: &Message) {
+        let status = message.status();
+        let Some(held) = self.held(at, id) else {
+            return assert!(matches!(status, Status::FILE_CLOSED | Status::NOTIFY_CLEANUP), "{status}");
+        };
+        let content = &self.model.files[&held.file];
+        if !content.directory {
+            return assert_eq!(status, Status::INVALID_PARAMETER);
+        }
+        if held.access & access::LIST_DIRECTORY == 0 {
+            return assert_eq!(status, Status::ACCESS_DENIED);
+        }
+        if content.doomed {
+            return assert_eq!(status, Status::DELETE_PENDING);
+        }
+        assert_eq!(status, Status::SUCCESS, "{held:?}");
+        let data = change_notify::Response::decode(&message.0).unwrap().data;
+        let due = &mut self.model.watches.get_mut(&id.volatile).expect("a watch").due;
+        for (action, name) in change_notify::decode_events(data).unwrap() {
+            let name = name.decode().unwrap();
+            if action == change_notify::action::MODIFIED || name.contains(':') {
+                continue; // of these only that they are told about what is there is known
+            }
+            let told = due.iter().position(|due| *due == (action, name.clone()));
+            due.remove(told.unwrap_or_else(|| panic!("{action} {name} to {held:?}, and not {due:?}")));
+        }
+        assert!(due.is_empty(), "{held:?} was not told {due:?}");
     }
 
     fn was_locked(&mut self, at: usize, id: FileId, lock: Lock, waits: bool, status: Status) {

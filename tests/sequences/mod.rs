@@ -194,10 +194,13 @@ impl World {
         }
     }
 
-    /// The time of a parked request is over; LOCKs have none.
+    /// The time of a parked request is over; LOCKs and watches have none.
     fn expire(&mut self, at: usize, step: Step) {
         let link = &mut self.links[at];
-        let timed = link.parked.keys().filter(|id| !matches!(link.asked[id], Asked::Lock { .. }));
+        let timed = link
+            .parked
+            .keys()
+            .filter(|id| !matches!(link.asked[id], Asked::Lock { .. } | Asked::Watch { .. }));
         let Some(id) = pick(timed, step.which) else { return };
         let interim = Message(link.parked[&id].0.clone());
         if let Asked::TakeBack { timed_out, .. } = link.asked.get_mut(&id).unwrap() {
@@ -266,6 +269,9 @@ impl World {
                     Asked::Lock { lock, .. } => {
                         model.lock_barred(lock) && model.opens.contains_key(&lock.open)
                     }
+                    Asked::Watch { id } => model.watches.get(&id.volatile).is_some_and(|watch| {
+                        watch.due.is_empty() && !model.files[&model.opens[&id.volatile].file].doomed
+                    }),
                     // What it waits for may have another name by now, or lie below a directory that was closed.
                     Asked::Create(_) | Asked::Rename { .. } => {
                         model.caches.values().any(|cache| cache.breaking.is_some())

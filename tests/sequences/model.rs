@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smb_proto::fscc::access;
 use smb_proto::msg::FileId;
+use smb_proto::msg::change_notify::action;
 use smb_proto::msg::create::context::{LEASE_HANDLE, LEASE_WRITE};
 use smb_proto::msg::create::share_access;
 
@@ -72,9 +73,20 @@ pub struct Cache {
     pub breaking: Option<u32>,
 }
 
+/// What an open of a directory is to be told of names in it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// And below.
+    pub tree: bool,
+    /// What it was not told yet: actions with names as seen from the directory.
+    pub due: Vec<(u32, String)>,
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Model {
+    /// By the volatile FileId of the directory's open.
+    pub watches: BTreeMap<u64, Watch>,
     pub opens: BTreeMap<u64, Held>,
     pub files: BTreeMap<Number, Content>,
     pub names: BTreeMap<String, Number>,
@@ -160,6 +172,28 @@ impl Model {
         self.names.iter().find(|(_, number)| **number == file).map(|(name, _)| name.as_str())
     }
 
+    /// A client begins to watch by an open, unless it does already.
+    pub fn watch(&mut self, id: u64, tree: bool) {
+        let held = self.opens.get(&id).filter(|held| held.access & access::LIST_DIRECTORY != 0);
+        if held.is_some_and(|held| self.files[&held.file].directory) {
+            self.watches.entry(id).or_insert(Watch { tree, due: Vec::new() });
+        }
+    }
+
+    /// A name came or went: who watches its directory, or the tree above, is to be told.
+    pub fn tell(&mut self, name: &str, action: u32) {
+        for (id, watch) in &mut self.watches {
+            let file = self.opens[id].file;
+            let Some((directory, _)) = self.names.iter().find(|(_, number)| **number == file) else {
+                continue;
+            };
+            let inside = name.strip_prefix(directory.as_str()).and_then(|rest| rest.strip_prefix('\\'));
+            if let Some(inside) = inside.filter(|inside| watch.tree || !inside.contains('\\')) {
+                watch.due.push((action, inside.to_owned()));
+            }
+        }
+    }
+
     /// What lies below a directory.
     pub fn below(&self, directory: &str) -> Vec<(String, Number)> {
         let prefix = format!("{directory}\\");
@@ -207,6 +241,7 @@ impl Model {
 
     /// An open is gone, and with the last one a file that is to be deleted.
     pub fn close(&mut self, id: u64) {
+        self.watches.remove(&id);
         let held = self.opens.remove(&id).expect("an open");
         self.locks.retain(|lock| lock.open != id);
         if let Some(holder) = held.holder
@@ -241,6 +276,14 @@ impl Model {
     }
 
     fn remove(&mut self, file: Number) {
+        if let Some(name) = self.name_of(file).filter(|name| !name.contains(':')).map(str::to_owned) {
+            self.tell(&name, action::REMOVED);
+        }
+        self.replace(file);
+    }
+
+    /// It is gone, and nobody is told.
+    fn replace(&mut self, file: Number) {
         self.clear_streams(file);
         self.files.remove(&file);
         self.names.retain(|_, number| *number != file);
@@ -254,7 +297,7 @@ impl Model {
         }
         if let Some(replaced) = self.names.remove(to) {
             assert!(!self.is_open(replaced), "an open file was replaced");
-            self.remove(replaced);
+            self.replace(replaced);
         }
         let streams = self.names.iter().filter(|(name, _)| base(name) == from && **name != from);
         let streams: Vec<_> = streams.map(|(name, number)| (name.clone(), *number)).collect();
@@ -264,6 +307,9 @@ impl Model {
         }
         self.names.remove(&from);
         self.names.insert(to.to_owned(), file);
+        let stays = parent(&from) == parent(to);
+        self.tell(&from, if stays { action::RENAMED_OLD_NAME } else { action::REMOVED });
+        self.tell(to, if stays { action::RENAMED_NEW_NAME } else { action::ADDED });
     }
 
     /// What can't be, whatever was asked: opens that bar one another, locks that overlap, two who cache for writing.

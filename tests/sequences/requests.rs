@@ -3,6 +3,7 @@
 use importfs::smb::durable::Owner;
 use smb_proto::fscc::info::class;
 use smb_proto::fscc::set;
+use smb_proto::msg::change_notify::{self, FLAG_WATCH_TREE, filter};
 use smb_proto::msg::create::context::{
     self, DurableV2Reconnect, DurableV2Request, LEASE_READ, Lease, LeaseV2,
 };
@@ -39,6 +40,7 @@ pub enum Asked {
     Close { id: FileId },
     Read { id: FileId, offset: u64, length: u64 },
     Write { id: FileId, offset: u64, data: Vec<u8> },
+    Watch { id: FileId },
     Lock { id: FileId, lock: Lock, waits: bool },
     Unlock { id: FileId, lock: Lock },
     Rename { id: FileId, to: &'static str, replace: bool },
@@ -68,6 +70,7 @@ impl World {
             Action::Close => self.close(at, id),
             Action::Read => self.read(at, id, step),
             Action::Write => self.write(at, id, step),
+            Action::Watch => self.watch(at, step),
             Action::Lock => self.lock(at, id, step),
             Action::Unlock => self.unlock(at, id, step),
             Action::Rename => self.rename(at, id, step),
@@ -222,6 +225,25 @@ impl World {
         let asked = Asked::Write { id: file_id, offset, data: data.clone() };
         let request = write::Request::new(file_id, offset, &data);
         self.send(at, Command::WRITE, asked, |out| request.encode(out));
+    }
+
+    /// Mostly of a directory, where there is one.
+    fn watch(&mut self, at: usize, step: Step) {
+        let own = self.links[at].serial;
+        let mine = || self.model.opens.values().filter(|held| held.link == Some(own));
+        let directories = mine().filter(|held| self.model.files[&held.file].directory);
+        let Some(id) = pick(directories.map(|held| held.id), step.which)
+            .or_else(|| pick(mine().map(|held| held.id), step.which))
+        else {
+            return;
+        };
+        let (flags, names) = (step.a & FLAG_WATCH_TREE as u8, filter::FILE_NAME | filter::DIR_NAME);
+        let completion_filter = if step.b & 1 == 0 { names } else { u32::MAX };
+        self.model.watch(id.volatile, flags != 0);
+        let flags = u16::from(flags);
+        let request =
+            change_notify::Request { flags, output_buffer_length: 4096, file_id: id, completion_filter };
+        self.send(at, Command::CHANGE_NOTIFY, Asked::Watch { id }, |out| request.encode(out));
     }
 
     fn lock(&mut self, at: usize, id: FileId, step: Step) {

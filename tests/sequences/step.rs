@@ -24,6 +24,7 @@ pub enum Action {
     Close,
     Read,
     Write,
+    Watch,
     Lock,
     Unlock,
     Rename,
@@ -55,7 +56,7 @@ impl Step {
     pub fn decode(bytes: [u8; STEP_BYTES]) -> Self {
         use Action::{
             Acknowledge, Cancel, Close, Create, CreateAgain, Delete, EndOfFile, Expire, Lock, Logoff, Lose,
-            NewLink, Read, Rename, Settle, TakeBack, Unlock, Write,
+            NewLink, Read, Rename, Settle, TakeBack, Unlock, Watch, Write,
         };
         // CREATE and what makes others wait come more often than what ends it all.
         const ACTIONS: [Action; 32] = [
@@ -64,12 +65,12 @@ impl Step {
             Create,
             Create,
             Create,
-            Create,
+            Watch,
             Close,
             Close,
             Close,
             Read,
-            Read,
+            Watch,
             Write,
             Write,
             Write,
