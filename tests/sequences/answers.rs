@@ -104,7 +104,8 @@ impl World {
                 let own: Vec<_> =
                     self.model.opens.values().filter(|held| held.link == Some(serial)).cloned().collect();
                 self.left(&own);
-                self.links[at].ended = true;
+                let channels = self.links.iter_mut().filter(|link| link.serial == serial);
+                channels.for_each(|link| link.ended = true);
             }
         }
     }
@@ -520,6 +521,9 @@ impl World {
         let Ok(Break::Oplock(told)) = Break::decode(&message.0) else { panic!("a break of neither kind") };
         let Some(cache) = self.model.caches.get_mut(&Holder::Open(told.file_id.volatile)) else { return };
         let to = of_level(told.level);
+        if cache.breaking == Some(to) {
+            return; // told again, where the channel that it was told on is lost
+        }
         assert_eq!(cache.breaking, None, "an oplock breaks once");
         if cache.state == LEASE_READ {
             cache.state = to;

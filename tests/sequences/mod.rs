@@ -4,7 +4,7 @@
 //!
 //! Checked: no panic; each request is answered exactly once, or parked and answered later; nothing is parked when what it
 //! waits for is gone; no status that the model can't explain; opens, locks and caches that may not stand beside each other never
-//! do; clients and server agree on who caches what; data read is data written; in the end no table keeps anything, and the
+//! do; clients and server agree on who caches what; who watches is told of names that come and go; data read is data written; in the end no table keeps anything, and the
 //! directory on disk is the model's.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // as in `desk`
 
@@ -24,13 +24,14 @@ use self::requests::Asked;
 use self::step::{Action, STEP_BYTES, STEPS_MAX, Step};
 use crate::desk::{Client, Desk, Message};
 
-/// Connections at once: two of each client, so that a client may be back before its loss is seen.
+/// Connections at once: two of each client, so that a client may be back before its loss is seen, or have two channels.
 const LINKS_MAX: usize = 4;
 /// Rounds of signals after which nothing may be left to do.
 const ROUNDS_MAX: usize = 10_000;
 
-/// A connection, its session, and what was asked on it.
+/// A connection: a channel of a session, and what was asked on it.
 struct Link {
+    /// Its session's.
     serial: u64,
     client: Client,
     /// Which of the two clients.
@@ -111,9 +112,21 @@ impl World {
         self.links.push(Link { serial: self.next_serial, client, guid, asked, parked, ended: false });
     }
 
+    /// One more channel of a connection's session.
+    fn bind(&mut self, at: usize) {
+        let Link { serial, guid, client, ended, .. } = &self.links[at];
+        if *ended {
+            return;
+        }
+        let client = self.desk.channel(&client.session, client.tree);
+        let (serial, guid, asked, parked) = (*serial, *guid, BTreeMap::new(), BTreeMap::new());
+        self.links.push(Link { serial, client, guid, asked, parked, ended: false });
+    }
+
     fn step(&mut self, step: Step) {
         let at = usize::from(step.link) % self.links.len();
         match step.action {
+            Action::NewLink if self.links.len() < LINKS_MAX && step.a & 0x40 != 0 => self.bind(at),
             Action::NewLink if self.links.len() < LINKS_MAX => self.connect(1 + step.a % 2),
             Action::NewLink | Action::Settle => self.settle(),
             Action::Lose => self.lose(at),
@@ -131,13 +144,43 @@ impl World {
     /// The connection is cut; its client connects anew if that was its last one.
     fn lose(&mut self, at: usize) {
         self.settle(); // what the client believes is what the server decides by
+        self.cancel_creates(at);
         let link = self.links.remove(at);
+        let guid = link.guid;
+        self.cut(link);
+        if self.links.iter().all(|other| other.guid != guid || other.ended) {
+            self.connect(guid);
+        }
+    }
+
+    /// A CREATE with a GUID goes on when its channel is lost, and its answer is sent to nobody: what it comes to is left to tests of
+    /// replays, and cancelled here.
+    fn cancel_creates(&mut self, at: usize) {
+        let link = &mut self.links[at];
+        let goes_on = |id: &&u64| matches!(&link.asked[*id], Asked::Create(create) if create.guid.is_some());
+        let ids: Vec<_> = link.parked.keys().filter(goes_on).copied().collect();
+        for id in ids {
+            let link = &mut self.links[at];
+            let Some(interim) = link.parked.get(&id).map(|interim| Message(interim.0.clone())) else {
+                continue;
+            };
+            link.client.send_cancel(&interim);
+            self.settle();
+        }
+    }
+
+    /// A session goes with its last channel; until then, only what waits on a lost one is forgotten.
+    fn cut(&mut self, link: Link) {
+        let Link { serial, client, .. } = link;
         let own: Vec<_> =
-            self.model.opens.values().filter(|held| held.link == Some(link.serial)).cloned().collect();
-        link.client.lose();
-        self.left(&own);
-        if self.links.iter().all(|other| other.guid != link.guid) {
-            self.connect(link.guid);
+            self.model.opens.values().filter(|held| held.link == Some(serial)).cloned().collect();
+        client.lose();
+        if self.links.iter().all(|other| other.serial != serial) {
+            return self.left(&own);
+        }
+        for held in own {
+            let there = self.desk.server.opens.by_id(held.id.volatile).is_some();
+            assert!(there, "{held:?} went with one of its session's channels");
         }
     }
 
@@ -329,12 +372,10 @@ impl World {
         let server = self.desk.server.clone();
         let keys: Vec<_> = server.opens.select(|_| true).iter().map(|open| open.entry.key.clone()).collect();
         assert_eq!(keys.len(), used.len());
-        while let Some(link) = self.links.pop() {
-            let serial = link.serial;
-            let own: Vec<_> =
-                self.model.opens.values().filter(|held| held.link == Some(serial)).cloned().collect();
-            link.client.lose();
-            self.left(&own);
+        while let Some(last) = self.links.len().checked_sub(1) {
+            self.cancel_creates(last);
+            let link = self.links.remove(last);
+            self.cut(link);
             self.settle(); // what it closed breaks others' caches
         }
         let unsure = self.emptied_directories();
