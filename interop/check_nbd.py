@@ -157,6 +157,17 @@ def check_troubles(work, source):
         nbd.stop()
 
 
+def check_late(work, source):
+    """A server that takes longer to open an export than to answer anything else, as one that has to log in somewhere first."""
+    where = work / "late"
+    where.mkdir()
+    nbd = Nbdkit(where, "--filter=delay", "delay-open=12")
+    s = server(where / "server", f"nbd+unix:///{{extent}}?socket={nbd.socket}")
+    whole(s, nbd, source, "late", differential=False)
+    s.stop()
+    nbd.stop()
+
+
 def check_killed(work, source):
     """nbdkit is killed in the middle and starts again: the client notices nothing but time."""
     where = work / "killed"
@@ -360,6 +371,7 @@ def main():
     lab.check(made.returncode == 0, f"pancbt create {made.stderr}")
     check_plain(work, source)
     check_troubles(work, source)
+    check_late(work, source)
     check_killed(work, source)
     check_restart(work, source)
     check_released(work, source)

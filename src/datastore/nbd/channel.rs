@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use super::socket::Socket;
+use super::socket::{OPEN_SECONDS, Socket};
 use super::uri::{Server, Uri};
 use super::wire::{self, Offer};
 use crate::tls;
@@ -52,17 +52,30 @@ pub(super) struct Channel {
 
 impl Channel {
     /// Does the handshake, as the address says by TLS or without; never the one instead of the other.
-    pub(super) fn enter(socket: Socket, uri: &Uri, tls: Option<&Tls>) -> io::Result<(Self, Offer)> {
+    pub(super) fn enter(
+        socket: Socket,
+        uri: &Uri,
+        tls: Option<&Tls>,
+        patience: Duration,
+    ) -> io::Result<(Self, Offer)> {
+        let opening = Some(patience.min(Duration::from_secs(OPEN_SECONDS)));
         wire::greet(&mut &socket)?;
         let (tls, offer) = match (uri.tls, tls) {
-            (false, _) => (None, wire::agree(&mut &socket, &uri.export)?),
+            (false, _) => {
+                socket.set_timeouts(opening, opening)?;
+                (None, wire::agree(&mut &socket, &uri.export)?)
+            }
             (true, None) => {
                 let why = "no ca-file or thumbprint says which server is trusted";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
             (true, Some(tls)) => {
                 wire::start_tls(&mut &socket)?;
-                let (connection, offer) = secured(&socket, uri, tls).map_err(told)?;
+                let mut connection = secured(&socket, uri, tls).map_err(told)?;
+                socket.set_timeouts(opening, opening)?;
+                let mut below = &socket;
+                let mut stream = rustls::Stream::new(&mut connection, &mut below);
+                let offer = wire::agree(&mut stream, &uri.export).map_err(told)?;
                 (Some(Mutex::new(connection)), offer)
             }
         };
@@ -112,16 +125,15 @@ fn locked(tls: &Mutex<ClientConnection>) -> MutexGuard<'_, ClientConnection> {
     tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The handshakes of TLS and then of NBD within it.
-fn secured(mut socket: &Socket, uri: &Uri, tls: &Tls) -> io::Result<(ClientConnection, Offer)> {
+/// The handshake of TLS.
+fn secured(mut socket: &Socket, uri: &Uri, tls: &Tls) -> io::Result<ClientConnection> {
     let connection = ClientConnection::new(Arc::clone(&tls.config), tls.name(uri)?);
     let mut connection = connection.map_err(io::Error::other)?;
     connection.set_buffer_limit(None); // A piece at a time is in it.
     while connection.is_handshaking() {
         connection.complete_io(&mut socket)?;
     }
-    let offer = wire::agree(&mut rustls::Stream::new(&mut connection, &mut socket), &uri.export)?;
-    Ok((connection, offer))
+    Ok(connection)
 }
 
 /// An error in which TLS says what is wrong, as a sentence.

@@ -139,7 +139,7 @@ impl Connection {
         let socket = Socket::connect(&uri.server)?;
         let step = Some(patience.min(Duration::from_secs(CONNECT_SECONDS)));
         socket.set_timeouts(step, step)?;
-        let (channel, offer) = Channel::enter(socket, uri, tls)?;
+        let (channel, offer) = Channel::enter(socket, uri, tls, patience)?;
         // A reader waits as long as nothing is asked; a writer no longer than for an answer.
         channel.set_timeouts(None, Some(patience))?;
         let shared = Arc::new(Shared { table: Mutex::default(), room: Condvar::new(), channel });

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::uri::Server;
 
-/// How long a server may take to accept a connection, and for each step of the handshake.
+/// How long a server may take to accept a connection, to greet, and for each step of TLS.
 pub(super) const CONNECT_SECONDS: u64 = 10;
+/// How long it may take to open an export: one that is started for it, or that has to log in somewhere first (VDDK), needs more.
+pub(super) const OPEN_SECONDS: u64 = 60;
 /// Bytes that a local server may be behind: with the little that sockets have by themselves, sender and server wake each other five times
 /// for each piece.
 const SEND_BUFFER: usize = 1024 * 1024;
