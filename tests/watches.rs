@@ -116,6 +116,23 @@ fn requests_on_one_open_are_served_in_turn() {
     assert_eq!(events(&sent[0]), [(action::ADDED, "b".into())]);
 }
 
+/// Found by `sequences`.
+#[test]
+fn a_rename_to_the_same_name_is_no_change() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "a");
+    let root = client.open(&Open { access: READ_ATTRIBUTES | 1, ..directory("") }).file_id();
+    let f = client.open(&Open::file("f")).file_id();
+    assert_eq!(watch(&mut client, root, 0, NAMES).status(), Status::PENDING);
+    assert_eq!(client.rename(f, "f", false), Status::SUCCESS);
+    assert!(client.poll().is_empty());
+    assert_eq!(client.rename(f, "F", false), Status::SUCCESS);
+    assert_eq!(
+        told(&mut client),
+        [(action::RENAMED_OLD_NAME, "f".into()), (action::RENAMED_NEW_NAME, "F".into())]
+    );
+}
+
 #[test]
 fn a_watch_is_cancelled_and_goes_on() {
     let desk = Desk::new();

@@ -189,6 +189,9 @@ impl Server {
             return;
         }
         let to = open.file.path();
+        if *from == to {
+            return; // its own name: no name came or went
+        }
         if open.file.is_directory() {
             self.notify.moved(share_id(&open.share), &from.components, &to.components);
             self.opens.directories.moved(share_id(&open.share), &from.components, &to.components);

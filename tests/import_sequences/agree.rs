@@ -228,6 +228,7 @@ impl World {
             if self.model.sessions[directory].unsure {
                 self.adopt(directory);
             }
+            self.forget_vmx_error(directory);
             self.session_agrees(directory);
         }
         let opens: BTreeSet<_> =
@@ -239,6 +240,17 @@ impl World {
         assert!(theirs.len() == 1 && theirs["theirs"] == THEIRS.as_bytes(), "others' files: {theirs:?}");
         for (directory, before) in &self.model.left {
             assert_eq!(&files(&self.datastore().join(directory)), before, "{directory} is nobody's any more");
+        }
+    }
+
+    /// After a restart, what a VMX's failure says of a disk is taken for that disk's, unless that is whole, and goes when that comes
+    /// again.
+    fn forget_vmx_error(&mut self, directory: &'static str) {
+        let told = !self.snapshot(directory).errors.is_empty();
+        let session = self.model.sessions.get_mut(directory).unwrap();
+        if self.restarted && session.vmx_told && !told {
+            session.vmx_told = false;
+            session.report();
         }
     }
 

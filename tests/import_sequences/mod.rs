@@ -67,6 +67,8 @@ struct World {
     struck: bool,
     /// The service was killed within the present step.
     dead: bool,
+    /// It was, ever.
+    restarted: bool,
     /// A CFG that was closed when the datastore failed, and the session's serial.
     asked: Option<(u64, Option<texts::Cfg>)>,
     /// The datastore's directories before the present step.
@@ -130,6 +132,7 @@ impl World {
             model: Model::default(),
             struck: false,
             dead: false,
+            restarted: false,
             asked: None,
             directories: BTreeSet::from([texts::TAKEN.to_owned()]),
             last_serial: 0,
@@ -298,7 +301,7 @@ impl World {
         std::fs::remove_dir_all(&data).unwrap();
         std::fs::rename(left, data).unwrap();
         self.service = Some(Service::start(self.root.path(), &self.troubles));
-        (self.dead, self.struck) = (false, false);
+        (self.dead, self.struck, self.restarted) = (false, false, true);
         self.connect(1);
         self.connect(2);
         self.survived();
