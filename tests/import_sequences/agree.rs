@@ -317,7 +317,10 @@ impl World {
                     .find(|held| held.link == Some(link))
                     .map(|held| held.id.volatile);
                 match held {
-                    Some(id) => self.close(at, id),
+                    Some(id) => {
+                        self.close(at, id);
+                        self.agree();
+                    }
                     None => {
                         self.links.remove(at).client.lose();
                     }

@@ -193,12 +193,7 @@ impl World {
         }
         if verdict != Verdict::Done {
             if let (Verdict::Failed, Name::Extent(disk)) = (verdict, name) {
-                // It may have come anew already.
-                if dead {
-                    session.disks[disk].doubt();
-                } else if way.writes() || expected == Ok(true) {
-                    session.disks[disk].failed(0..SIZES[disk]);
-                }
+                session.disks[disk].doubt(); // it may have come anew already, or nothing was changed yet
             }
             return None;
         }
