@@ -176,15 +176,18 @@ path = "{self.datastore}"
 
 
 class Samba:
-    """Debian's smbd with a configuration of its own on a loopback port: share `dir`."""
+    """Debian's smbd with a configuration of its own on a loopback port: share `dir`. Who logs in is `account` of this machine there."""
 
-    def __init__(self, where, extra=""):
+    def __init__(self, where, extra="", port=None, account="root"):
         need("smbd", "smbpasswd")
-        self.where, self.port = pathlib.Path(where), free_port()
-        self.dir = self.where / "dir"
+        self.where, self.port = pathlib.Path(where), port or free_port()
+        self.dir, self.log = self.where / "dir", self.where / "smbd.log"
         state = self.where / "state"
         for path in (self.dir, state, state / "ncalrpc"):
             path.mkdir(parents=True, exist_ok=True)
+        if account != "root":
+            self.where.chmod(0o755)
+            shutil.chown(self.dir, account)
         self.config = self.where / "smb.conf"
         self.config.write_text(f"""[global]
   server role = standalone server
@@ -206,11 +209,13 @@ class Samba:
   path = {self.dir}
   read only = no
 {extra}""")
-        (state / "users.map").write_text(f"root = {USER}\n")
-        subprocess.run(["smbpasswd", "-c", str(self.config), "-a", "-s", "root"], check=True,
+        (state / "users.map").write_text(f"{account} = {USER}\n")
+        subprocess.run(["smbpasswd", "-c", str(self.config), "-a", "-s", account], check=True,
                        input=f"{PASSWORD}\n{PASSWORD}\n", text=True, capture_output=True)
-        self.process = start(["smbd", "-F", "-s", str(self.config)], self.port,
-                             self.where / "smbd.log")
+        self.process = start(["smbd", "-F", "-s", str(self.config)], self.port, self.log)
+
+    def stop(self):
+        _stop(self.process)
 
 
 def smbclient(port, share, commands, *options, cwd=None, timeout=600, user=USER, password=PASSWORD):

@@ -2,6 +2,7 @@
 
     python3 interop/smbtorture.py [SUITE …]            the suites named, or all of SUITES
     python3 interop/smbtorture.py --update [SUITE …]   also writes what passes now into reference/importfs.tsv
+    python3 interop/smbtorture.py --beside [SUITE …]   runs them against this machine's smbd as well, instead of the reference
 
 reference/samba417.tsv is Samba 4.17.12 on a plain directory, test by test. reference/importfs.tsv is what we passed last:
 a test in it that fails now makes the run fail, so that conformance never falls back. Suites run beside each other, each
@@ -29,19 +30,45 @@ durable-open durable-open-disconnect durable-v2-open streams ioctl-on-stream""".
 # What only passes in a network of its own.
 NOT_HERE = "not run: needs root, ip and iptables"
 CUTTING = re.compile(r"smb2\.(multichannel\.|replay\.dhv2-pending3)")
+FAILED = ("failure", "error", "fail", "died")
 RESULT = re.compile(r"^(success|failure|error|skip): (.*?)(?: \[)?$")
 
 
-def run(suite, known):
-    """One suite, some of its tests' names known: ({test: result}, seconds, log). A suite that hangs is stopped; what it had
-    not said counts as timeout."""
+# Samba as its manual has it for clients that cache and come back: streams, extended attributes, access lists, several channels.
+SAMBA = """  ea support = yes
+  store dos attributes = yes
+  map archive = no
+  posix locking = no
+  kernel share modes = no
+  vfs objects = acl_xattr streams_xattr
+[global]
+  server multi channel support = yes
+  kernel oplocks = no
+[noperm]
+  path = {where}/noperm
+  read only = no
+"""
+
+
+def importfs(where, port):
+    noperm = f'[[share]]\nname = "noperm"\nkind = "directory"\npath = "{where}/noperm"\n'  # ioctl.bug14788 wants one
+    return lab.Importfs(where, extra=noperm, port=port)
+
+
+def samba(where, port):
+    """smbd, whose user is nobody in particular: access lists do not bind root."""
+    return lab.Samba(where, extra=SAMBA.format(where=where), port=port, account="nobody")
+
+
+def run(suite, known, serve=importfs, below=None):
+    """One suite, some of its tests' names known, against a server whose files lie below a directory: ({test: result}, seconds,
+    log). A suite that hangs is stopped; what it had not said counts as timeout."""
     private = lab.own_network() and shutil.which("iptables")
-    where = lab.workdir("torture")
+    where = lab.workdir("torture", below)
     if private and suite == "multichannel":
         lab.acknowledge_at_once()
     (where / "noperm").mkdir()
-    noperm = f'[[share]]\nname = "noperm"\nkind = "directory"\npath = "{where}/noperm"\n'  # ioctl.bug14788 wants one
-    server = lab.Importfs(where, extra=noperm, port=445 if private else None)
+    server = serve(where, 445 if private else None)
     begun = time.monotonic()
     command = ["smbtorture", "//127.0.0.1/dir", "-p", str(server.port), "-U", f"{lab.USER}%{lab.PASSWORD}",
                "--option=torture:progress=no", f"smb2.{suite}"]
@@ -89,37 +116,49 @@ def count(values, *kinds):
     return sum(v in kinds for v in values)
 
 
+def figures(results):
+    return " | ".join(str(count(results.values(), *kinds)) for kinds in [("success",), FAILED, ("skip",)])
+
+
 def main(arguments):
-    lab.need("smbtorture")
-    update = "--update" in arguments
+    lab.need("smbtorture", *(["smbd"] if "--beside" in arguments else []))
+    update, beside = "--update" in arguments, "--beside" in arguments
     suites = [a for a in arguments if not a.startswith("-")] or SUITES
-    samba, ours = reference("samba417.tsv"), reference("importfs.tsv")
+    listed, ours = reference("samba417.tsv"), reference("importfs.tsv")
     now, lost, panics = dict(ours), [], []
-    known = {test for _, test in samba}
-    theirs_took, totals = samba_seconds(), [0, 0]
-    print("suite                      ours pass fail skip  seconds | samba pass fail skip  seconds")
+    known = {test for _, test in listed}
+    listed_took, totals = samba_seconds(), [0] * 4
+    print("| suite | importfs: passed | failed | skipped | seconds | Samba: passed | failed | skipped | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = {suite: pool.submit(run, suite, known) for suite in suites}
-        for suite in suites:
-            results, seconds, log = runs[suite].result()
-            theirs = [r for (s, _), r in samba.items() if s == f"smb2.{suite}"]
-            print(f"smb2.{suite:21} {count(results.values(), 'success'):9} {count(results.values(), 'failure', 'error'):4} "
-                  f"{count(results.values(), 'skip'):4} {seconds:8.1f} | {count(theirs, 'success'):10} "
-                  f"{count(theirs, 'failure', 'error', 'fail'):4} {count(theirs, 'skip'):4} "
-                  f"{theirs_took.get(f'smb2.{suite}', 0):8.1f}", flush=True)
-            totals = [totals[0] + seconds, totals[1] + theirs_took.get(f"smb2.{suite}", 0)]
+        # On tmpfs: several tests look at what is allocated, to which ext4 counts a block of Samba's extended attributes.
+        below = "/dev/shm" if beside else None
+        runs = {suite: (pool.submit(run, suite, known, importfs, below),
+                        pool.submit(run, suite, known, samba, below) if beside else None)
+                for suite in suites}
+        for suite, (mine, other) in runs.items():
+            results, seconds, log = mine.result()
+            if other:
+                theirs, took, _ = other.result()
+            else:
+                theirs = {test: result for (of, test), result in listed.items() if of == f"smb2.{suite}"}
+                took = listed_took.get(f"smb2.{suite}", 0)
+            print(f"| {suite} | {figures(results)} | {seconds:.1f} | {figures(theirs)} | {took:.1f} |", flush=True)
+            row = (count(results.values(), "success"), seconds, count(theirs.values(), "success"), took)
+            totals = [total + one for total, one in zip(totals, row)]
             for test, result in sorted(results.items()):
                 if result != NOT_HERE:
                     now[(f"smb2.{suite}", test)] = result
-            for (of, test), result in samba.items():
-                if of == f"smb2.{suite}" and result == "success" and results.get(test) != "success":
+            for test, result in theirs.items():
+                if result == "success" and results.get(test) != "success":
                     print(f"    short of Samba: {test}: {results.get(test, 'not run')}")
             for (of, test), result in ours.items():
                 if of == f"smb2.{suite}" and result == "success" and results.get(test) not in ("success", NOT_HERE):
                     lost.append((suite, test))
             if "panicked" in log:
                 panics.append(suite)
-    print(f"in all {totals[0]:.0f} s, our server's start in each suite included; Samba {totals[1]:.0f} s")
+    print(f"in all: importfs {totals[0]} passed, {totals[1]:.0f} s; Samba {totals[2]} passed, {totals[3]:.0f} s"
+          f"{' in the same run' if beside else ', its tests alone, as listed'}")
     if update:
         rows = [f"{suite}\t{test}\t{result}" for (suite, test), result in sorted(now.items())]
         (REFERENCE / "importfs.tsv").write_text("\n".join(["suite\ttest\tresult", *rows]) + "\n")
