@@ -80,6 +80,8 @@ fn session_text(out: &mut String, session: &SessionSnapshot, idle_days: u64) {
     let state = match session.state.as_str() {
         "waiting" => "waits for a CFG without errors",
         "imported" => "imported",
+        "pushing" => "is brought to its datastores",
+        "held" => "waits for a datastore that does not answer",
         _ => "receiving",
     };
     let open = match session.handles {

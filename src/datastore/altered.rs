@@ -18,6 +18,8 @@ pub(crate) struct Altered {
     pub(crate) capabilities: fn(Capabilities) -> Capabilities,
     /// The room it says there is.
     pub(crate) space: Option<Space>,
+    /// Called before that is said.
+    pub(crate) asking: Box<dyn Fn() + Send + Sync>,
     /// By what it recognises what it has.
     pub(crate) identity: Recognising,
     /// Called before a disk is made.
@@ -34,6 +36,7 @@ impl Altered {
             capabilities: |all| all,
             space: None,
             identity: DirectoryDatastore::identity,
+            asking: Box::new(|| ()),
             making: Box::new(|_| ()),
             reaching: Box::new(|_| Ok(())),
         }
@@ -50,6 +53,7 @@ impl Datastore for Altered {
         (self.capabilities)(self.directory.capabilities())
     }
     fn space(&self) -> io::Result<Space> {
+        (self.asking)();
         self.space.map_or_else(|| self.directory.space(), Ok)
     }
     fn exists(&self, path: &str) -> io::Result<bool> {

@@ -13,6 +13,7 @@ use super::formats::names::Rules as NameRules;
 use super::hypervisor::{Hypervisor, Hypervisors};
 use super::log::LOG_BYTES_MAX;
 use super::news::{News, OwnChange};
+use super::rooms::Rooms;
 use super::session::{Session, fold_name};
 use super::snapshot::Snapshot;
 use super::state::State;
@@ -27,6 +28,8 @@ use crate::journal::Record;
 pub(super) const DEPTH_MAX: usize = 8;
 /// How long the end of the service waits for pushes that it calls off, and how often it looks: systemd gives it 90 seconds.
 const STOP_MAX: Duration = Duration::from_secs(20);
+/// How long a snapshot waits for sessions that wait for their datastores, all together.
+const SNAPSHOT_MAX: Duration = Duration::from_millis(500);
 const STOP_LOOK: Duration = Duration::from_millis(20);
 /// Sessions unless the settings say otherwise.
 pub const SESSIONS_MAX: usize = 1024;
@@ -89,6 +92,7 @@ pub(super) struct Shared {
     pub(super) on_conflict: OnConflict,
     pub(super) log_bytes_max: u64,
     pub(super) news: News,
+    pub(super) rooms: Rooms,
     pub(super) stage: Stage,
     pub(super) disk_bytes_in_flight: u64,
     pub(super) session_bytes_in_flight: u64,
@@ -149,6 +153,7 @@ impl Engine {
                 on_conflict: settings.on_conflict,
                 log_bytes_max: settings.log_bytes_max,
                 news: News::default(),
+                rooms: Rooms::default(),
                 stage: Stage::new(settings.stage_bytes_max),
                 disk_bytes_in_flight: settings.disk_bytes_in_flight,
                 session_bytes_in_flight: settings.session_bytes_in_flight,
@@ -314,6 +319,8 @@ impl Engine {
         if let Some(session) = self.session(path) {
             session.call_off()?;
         }
+        // Where it waits for its datastore, that is waited for here: with the structure held, everybody would wait.
+        self.check_remove_directory(path)?;
         let _held = self.structure.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_remove_directory(path)?;
         let Some(session) = self.session(path) else { return Ok(()) };
@@ -342,11 +349,17 @@ impl Engine {
         let mut places: Vec<_> = sessions.iter().flat_map(|session| session.destinations()).collect();
         places.sort();
         places.dedup();
+        let rooms = &self.shared.rooms;
         let stores = places.iter().filter_map(|(hypervisor, datastore)| {
-            self.shared.hypervisors.store(hypervisor, datastore).ok()?.space().ok()
+            rooms.of(hypervisor, datastore, &self.shared.hypervisors.store(hypervisor, datastore).ok()?)
         });
-        let every = self.shared.hypervisors.0.iter().flat_map(|hypervisor| &hypervisor.datastores);
-        let every = every.filter_map(|entry| entry.store.space().ok());
+        let every = self.shared.hypervisors.0.iter();
+        let every = every.flat_map(|hypervisor| {
+            hypervisor
+                .datastores
+                .iter()
+                .filter_map(|entry| rooms.of(&hypervisor.name, &entry.name, &entry.store))
+        });
         let least = stores.min_by_key(|space| space.available);
         least.or_else(|| every.min_by_key(|space| space.available)).unwrap_or_default()
     }
@@ -361,6 +374,7 @@ impl Engine {
     /// All sessions now.
     pub fn snapshot(&self) -> Snapshot {
         let sessions: Vec<_> = self.lock().values().cloned().collect();
-        Snapshot::of(sessions.iter().map(|session| session.snapshot()))
+        let until = Instant::now() + SNAPSHOT_MAX;
+        Snapshot::of(sessions.iter().map(|session| session.snapshot(until)))
     }
 }

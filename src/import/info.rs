@@ -1,8 +1,8 @@
 //! What is known of a session's files and of its directory, as clients see it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use super::session::{Content, Entry, Inner, Session};
 use super::state::State;
@@ -58,6 +58,33 @@ pub struct Info {
     pub attributes: u32,
 }
 
+/// What others see of a session: in listings of the directory above, in the room that the share says it has. They must not wait for a
+/// session that waits for its datastore with its lock held.
+#[derive(Default)]
+pub(super) struct Face(Mutex<Features>);
+
+pub(super) struct Features {
+    /// The directory's times.
+    pub(super) times: Times,
+    /// Its security descriptor as the share encodes it; empty where none was written.
+    security: Arc<[u8]>,
+    /// See [`Session::destinations`].
+    destinations: Vec<(String, String)>,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { times: Times::now(), security: Arc::default(), destinations: Vec::new() }
+    }
+}
+
+impl Face {
+    /// Held for moments.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Features> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Session {
     /// What is known of a file.
     pub(super) fn info(&self, inner: &Inner, entry: &Entry) -> Info {
@@ -103,35 +130,41 @@ impl Session {
             own: false,
             size: 0,
             allocation: 0,
-            times: self.lock().times,
+            times: self.face.lock().times,
             attributes: 0,
         }
     }
 
     /// Sets the directory's times.
     pub fn set_directory_times(&self, change: impl FnOnce(&mut Times)) {
-        change(&mut self.lock().times);
+        change(&mut self.face.lock().times);
     }
 
-    /// Where it still writes to: hypervisor and datastore of each place of an unfinished restore.
+    /// Where it still writes to: hypervisor and datastore of each place of an unfinished restore. As it was when that was last asked, while
+    /// the session waits for a datastore.
     pub(super) fn destinations(&self) -> Vec<(String, String)> {
-        let inner = self.lock();
-        let State::Receiving(receiving) = &inner.state else { return Vec::new() };
-        if receiving.imported.is_some() {
-            return Vec::new();
-        }
-        let plan = &receiving.plan;
-        plan.places().map(|place| (plan.hypervisor.clone(), place.datastore.clone())).collect()
+        let Some(inner) = self.lock_until(Instant::now()) else {
+            return self.face.lock().destinations.clone();
+        };
+        let found = match &inner.state {
+            State::Receiving(receiving) if receiving.imported.is_none() => {
+                let plan = &receiving.plan;
+                plan.places().map(|place| (plan.hypervisor.clone(), place.datastore.clone())).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.face.lock().destinations.clone_from(&found);
+        found
     }
 
     /// The directory's security descriptor as the share encodes it; empty where none was written.
     pub fn kept_security(&self) -> Arc<[u8]> {
-        Arc::clone(&self.lock().security)
+        Arc::clone(&self.face.lock().security)
     }
 
     /// Keeps it for as long as the service runs.
     pub fn keep_security(&self, descriptor: Vec<u8>) {
-        self.lock().security = descriptor.into();
+        self.face.lock().security = descriptor.into();
     }
 
     /// Its files, by name.

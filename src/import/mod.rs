@@ -48,6 +48,7 @@ mod registered;
 mod registration;
 mod release;
 mod replay;
+mod rooms;
 pub mod session;
 pub mod snapshot;
 mod staging;
@@ -70,6 +71,8 @@ pub use session::Session;
 pub use snapshot::{DiskSnapshot, SessionSnapshot, Snapshot};
 pub use staging::check_stage;
 
+#[cfg(test)]
+mod held_tests;
 #[cfg(test)]
 mod orphans_tests;
 #[cfg(test)]

@@ -5,12 +5,16 @@
 //! follow; after a crash in between, the next start lets them.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::engine::{DEPTH_MAX, Engine, folded, shown};
 use super::error::ImportError;
 use super::formats::log_text::Event;
 use super::session::{Session, fold_name};
 use crate::journal::Record;
+
+/// How long a rename waits for a session that is being worked on.
+const BUSY_MAX: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Gives a directory, with all below it, another path. An open file below makes it wait for its close.
@@ -35,7 +39,8 @@ impl Engine {
         if new == old { Ok(()) } else { self.check_free(to) }?;
         let below = self.below(&old);
         for moving in below.iter().chain([session]) {
-            if moving.lock().handles > 0 {
+            // One that waits for its datastore is in use, too; with the structure held, everybody would wait with it.
+            if moving.lock_until(Instant::now() + BUSY_MAX).is_none_or(|inner| inner.handles > 0) {
                 return Err(ImportError::InUse(moving.display("")));
             }
             if moving.components().len() - from.len() + to.len() > DEPTH_MAX {

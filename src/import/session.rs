@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +18,7 @@ use super::flow::Flow;
 use super::formats::cfg::render_problems;
 use super::formats::descriptor::Descriptor;
 use super::formats::names::{Kind, classify};
-use super::info::{Times, file_time};
+use super::info::{Face, Times, file_time};
 use super::into_snapshot::Snapshot;
 use super::ledger::{Ledger, Made};
 use super::log::SessionLog;
@@ -89,9 +89,6 @@ pub(super) struct Inner {
     pub(super) removed: bool,
     /// It was told that nothing happens in it.
     pub(super) idle_told: bool,
-    pub(super) times: Times,
-    /// The directory's, as [`Entry::security`].
-    pub(super) security: Arc<[u8]>,
     /// Objects made on datastores, for a crash between making and recording.
     pub(super) ledger: Ledger,
     /// Virtual machines that were registered.
@@ -101,6 +98,9 @@ pub(super) struct Inner {
     /// What a push made, or left, that is not complete.
     pub(super) left: Option<Left>,
 }
+
+/// How often a lock is looked at that may not be waited for.
+const LOCK_LOOK: Duration = Duration::from_millis(1);
 
 /// A session, and [`History::followers`].
 type Opened = (Arc<Session>, Option<Vec<String>>);
@@ -120,6 +120,8 @@ pub struct Session {
     pub(super) making: Makings,
     /// Bytes on their way to all its disks.
     pub(super) flow: Flow,
+    /// What is seen of it by who must not wait for it.
+    pub(super) face: Face,
     inner: Mutex<Inner>,
 }
 
@@ -162,8 +164,6 @@ impl Session {
             handles: 0,
             removed: false,
             idle_told: false,
-            times: Times::now(),
-            security: Arc::default(),
             ledger: Ledger::default(),
             registered: Vec::new(),
             snapshots: Vec::new(),
@@ -179,6 +179,7 @@ impl Session {
             importing: Mutex::new(()),
             making: Makings::default(),
             flow: Flow::new(shared.session_bytes_in_flight),
+            face: Face::default(),
             inner: Mutex::new(inner),
         });
         let followers = history.followers.take();
@@ -411,6 +412,18 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, but nobody waits past `until` for one who waits for a datastore.
+    pub(super) fn lock_until(&self, until: Instant) -> Option<MutexGuard<'_, Inner>> {
+        loop {
+            match self.inner.try_lock() {
+                Ok(inner) => return Some(inner),
+                Err(TryLockError::Poisoned(inner)) => return Some(inner.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_LOOK),
+            }
+        }
+    }
+
     /// Its number in the data directory.
     pub(super) fn id(&self) -> String {
         self.cache.file_name().unwrap_or_default().to_string_lossy().into_owned()
@@ -442,7 +455,7 @@ impl Session {
             content,
         };
         inner.files.insert(fold_name(name), entry);
-        inner.times.written = file_time(SystemTime::now());
+        self.face.lock().times.written = file_time(SystemTime::now());
     }
 
     fn insert_file(

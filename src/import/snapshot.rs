@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,8 @@ pub struct SessionSnapshot {
     pub path: String,
     /// The virtual machine's name, empty before a CFG.
     pub vm_name: String,
-    /// `waiting` for a clean CFG, `receiving`, `pushing` to its datastores, or `imported`: its VMX is in place.
+    /// `waiting` for a clean CFG, `receiving`, `pushing` to its datastores, or `imported`: its VMX is in place. `held`: a datastore has
+    /// not answered it for a while, and nothing else can be told.
     pub state: String,
     /// Files open now.
     pub handles: usize,
@@ -222,9 +223,19 @@ impl Session {
         }
     }
 
-    /// How far it is now.
-    pub(super) fn snapshot(&self) -> SessionSnapshot {
-        let inner = self.lock();
+    /// How far it is now; that it waits for its datastore, where that is not known by `until`.
+    pub(super) fn snapshot(&self, until: Instant) -> SessionSnapshot {
+        let Some(inner) = self.lock_until(until) else {
+            return SessionSnapshot {
+                path: self.display(""),
+                vm_name: String::new(),
+                state: "held".to_owned(),
+                handles: 0,
+                idle_days: 0,
+                errors: Vec::new(),
+                disks: Vec::new(),
+            };
+        };
         let receiving = match &inner.state {
             State::Receiving(receiving) => Some(receiving),
             State::Cfg => None,
