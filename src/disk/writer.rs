@@ -358,7 +358,12 @@ impl ImportDisk {
     fn write_held(&self, mut data: &[u8], range: &Range<u64>) -> Result<(), DiskError> {
         let mut offset = range.start;
         let mut state = self.lock();
-        state.report_late().inspect_err(|_| state.lose(range))?;
+        if let Err(late) = state.report_late() {
+            // What is held there must not pass for this.
+            state.hold.discard(range);
+            state.lose(range);
+            return Err(late);
+        }
         state.note_incoming(data.len() as u64);
         state.reach(range.end);
         while !data.is_empty() {
