@@ -186,7 +186,12 @@ impl World {
 
     /// The session of these opens has ended: which of them wait for their client, and whether those are the right ones.
     fn left(&mut self, opens: &[model::Held]) {
-        for held in opens {
+        let is_directory =
+            |held: &&model::Held| self.model.files.get(&held.file).is_some_and(|content| content.directory);
+        let (directories, others): (Vec<_>, Vec<_>) = opens.iter().partition(is_directory);
+        let directories: Vec<_> = directories.into_iter().cloned().collect();
+        let emptied: Vec<_> = directories.iter().map(|held| held.file).collect();
+        for held in directories.iter().chain(others) {
             let waits = self.desk.server.opens.by_id(held.id.volatile).is_some();
             let may = self.model.outlives(held);
             assert!(may || !waits, "{held:?} waits for its client");
@@ -195,6 +200,14 @@ impl World {
                 self.model.opens.get_mut(&held.id.volatile).unwrap().link = None;
             } else {
                 self.model.close(held.id.volatile);
+            }
+        }
+        // In which order they were closed is the server's: a directory that was deleted after what was in it is gone, one before stays.
+        for file in emptied {
+            let Some(name) = self.model.name_of(file).map(str::to_owned) else { continue };
+            let there = self.desk.directory.path().join(name.replace('\\', "/")).exists();
+            if !there && !self.model.is_open(file) && self.model.below(&name).is_empty() {
+                self.model.remove(file);
             }
         }
     }

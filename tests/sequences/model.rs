@@ -275,7 +275,8 @@ impl Model {
         }
     }
 
-    fn remove(&mut self, file: Number) {
+    /// Takes a file out, as its deletion does.
+    pub fn remove(&mut self, file: Number) {
         if let Some(name) = self.name_of(file).filter(|name| !name.contains(':')).map(str::to_owned) {
             self.tell(&name, action::REMOVED);
         }
