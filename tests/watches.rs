@@ -6,7 +6,10 @@ mod desk;
 use desk::{Client, Desk, Message, Open};
 use smb_proto::fscc::info::{self, class};
 use smb_proto::msg::change_notify::{FLAG_WATCH_TREE, Request, Response, action, decode_events, filter};
-use smb_proto::msg::create::{disposition, options};
+use smb_proto::msg::create::context::{
+    self, DurableV2Request, LEASE_HANDLE, LEASE_READ, Lease, LeaseV2, Writer,
+};
+use smb_proto::msg::create::{disposition, oplock, options};
 use smb_proto::msg::{FileId, logoff, tree_disconnect};
 use smb_proto::{Command, Status};
 
@@ -144,6 +147,26 @@ fn a_watch_is_cancelled_and_goes_on() {
     client.open(&Open::file("a"));
     assert!(client.poll().is_empty());
     assert_eq!(events(&watch(&mut client, root, 0, NAMES)), [(action::ADDED, "a".into())]);
+}
+
+/// Found by sequences: the open waits for its client, and its watch waited with it on a connection that stays.
+#[test]
+fn the_end_of_the_session_ends_the_watch_of_a_durable_open() {
+    let desk = Desk::new();
+    let mut client = desk.client(1, "a");
+    let (state, key, v2) =
+        (LEASE_READ | LEASE_HANDLE, [7; 16], Some(LeaseV2 { parent_key: [0; 16], epoch: 0 }));
+    let mut contexts = Writer::new();
+    contexts.push(context::RQLS, &Lease { key, state, flags: 0, v2 }.encode());
+    let wanted = DurableV2Request { timeout_ms: 0, flags: 0, create_guid: [5; 16] };
+    contexts.push(context::DH2Q, &wanted.encode());
+    let leased = Open { oplock: oplock::LEASE, contexts: contexts.contexts(), ..directory("d") };
+    let root = client.open(&leased).file_id();
+    assert_eq!(watch(&mut client, root, 0, NAMES).status(), Status::PENDING);
+    assert_eq!(client.request(Command::LOGOFF, |out| logoff::Request.encode(out)).status(), Status::SUCCESS);
+    assert!(desk.server.opens.by_id(root.volatile).is_some(), "it waits for its client");
+    let sent = client.poll();
+    assert_eq!(sent.iter().map(Message::status).collect::<Vec<_>>(), [Status::NOTIFY_CLEANUP]);
 }
 
 #[test]

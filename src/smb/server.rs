@@ -245,6 +245,7 @@ impl Server {
         for open in self.opens.of(session_id, tree_id) {
             if tree_id.is_none() && self.opens.leave(&open) {
                 self.wake(&WakeKey::File(open.entry.key.clone()));
+                self.wake(&WakeKey::Open(open.id.volatile)); // its watch is over: its connection may go on
             } else {
                 self.close_open(&open);
             }
