@@ -7,31 +7,20 @@ mod client;
 use std::time::{Duration, Instant};
 
 use client::{Answer, Client, Offer, Running};
-use smb_proto::msg::create::context::Contexts;
-use smb_proto::msg::create::{self, disposition, oplock};
+use smb_proto::msg::create::{self, oplock};
 use smb_proto::msg::oplock_break as wire;
-use smb_proto::utf16::{self, Utf16};
 use smb_proto::{Command, Status};
-
-/// CREATE with a batch oplock, sent without waiting for its answer.
-fn post_open(client: &mut Client, name: &str) {
-    let name = utf16::encode(name);
-    let request = create::Request {
-        oplock_level: oplock::BATCH,
-        impersonation_level: 2,
-        desired_access: 0x0012_019F,
-        file_attributes: 0,
-        share_access: 7,
-        disposition: disposition::OPEN_IF,
-        options: 0,
-        name: Utf16(&name),
-        contexts: Contexts::default(),
-    };
-    client.post(Command::CREATE, |out| request.encode(out));
-}
 
 fn level(answer: &Answer) -> u8 {
     create::Response::decode(&answer.0).unwrap().oplock_level
+}
+
+/// A session's connection, and another channel of it.
+fn two_channels(running: &Running) -> (Client, Client) {
+    let (first, mut channel) = (running.login("alice"), running.connect());
+    channel.negotiate(&Offer::default());
+    assert_eq!(channel.bind(&first, "alice", "ALICE"), Status::SUCCESS);
+    (first, channel)
 }
 
 /// Lets nothing in any more, neither data nor acknowledgements.
@@ -43,18 +32,15 @@ fn deafen(client: &Client) {
 #[test]
 fn a_break_that_one_channel_does_not_get_across_reaches_another() {
     let running = Running::start(|_| {});
-    let mut first = running.login("alice");
-    let mut channel = running.connect();
-    channel.negotiate(&Offer::default());
-    assert_eq!(channel.bind(&first, "alice", "ALICE"), Status::SUCCESS);
-    post_open(&mut first, "f");
+    let (mut first, mut channel) = two_channels(&running);
+    first.post_create("f", oplock::BATCH);
     let held = first.receive().unwrap();
     assert_eq!((held.status(), level(&held)), (Status::SUCCESS, oplock::BATCH));
     deafen(&first);
 
     let mut other = running.login("bob");
     let asked = Instant::now();
-    post_open(&mut other, "f");
+    other.post_create("f", oplock::BATCH);
     assert_eq!(other.receive().unwrap().status(), Status::PENDING);
     let told = channel.receive().expect("the session's other channel, and it stands");
     assert_eq!(told.header().command, Command::OPLOCK_BREAK);
@@ -74,14 +60,11 @@ fn a_break_that_one_channel_does_not_get_across_reaches_another() {
 #[test]
 fn a_client_that_only_takes_its_time_keeps_its_channel() {
     let running = Running::start(|_| {});
-    let mut first = running.login("alice");
-    let mut channel = running.connect();
-    channel.negotiate(&Offer::default());
-    assert_eq!(channel.bind(&first, "alice", "ALICE"), Status::SUCCESS);
-    post_open(&mut first, "f");
+    let (mut first, _channel) = two_channels(&running);
+    first.post_create("f", oplock::BATCH);
     let held = first.receive().unwrap().file_id();
     let mut other = running.login("bob");
-    post_open(&mut other, "f");
+    other.post_create("f", oplock::BATCH);
     assert_eq!(other.receive().unwrap().status(), Status::PENDING);
     std::thread::sleep(Duration::from_secs(6)); // its TCP has acknowledged; it has not
     assert_eq!(first.receive().unwrap().header().command, Command::OPLOCK_BREAK);

@@ -10,7 +10,6 @@ use client::{Running, entry};
 use importfs::share::directory::DirectoryShare;
 use importfs::smb::share::{Caller, OpenGate, OpenRequest, Opened, Refusal, Share, ShareTraits, Volume};
 use smb_proto::msg::{create, echo};
-use smb_proto::utf16::{self, Utf16};
 use smb_proto::{Command, Status};
 
 /// More requests than a runtime has threads that may block, if nobody says otherwise.
@@ -76,20 +75,8 @@ fn a_share_that_hangs_holds_up_nobody_elses_requests() {
     for _ in 0..ASKED / 50 {
         stuck.request(Command::ECHO, |out| echo::Request.encode(out)).unwrap(); // 64 credits each
     }
-    let name = utf16::encode("a");
     for _ in 0..ASKED {
-        let request = create::Request {
-            oplock_level: 0,
-            impersonation_level: 2,
-            desired_access: 0x0012_019F,
-            file_attributes: 0,
-            share_access: 7,
-            disposition: create::disposition::OPEN_IF,
-            options: 0,
-            name: Utf16(&name),
-            contexts: create::context::Contexts::default(),
-        };
-        stuck.post(Command::CREATE, |out| request.encode(out));
+        stuck.post_create("a", create::oplock::NONE);
     }
     // One in 50 ms begins, until as many are under way as one client may have; then the others are served as before.
     std::thread::sleep(Duration::from_secs(7));

@@ -393,9 +393,15 @@ impl Client {
 
     /// CREATE, with everything shared: the file is made if it is not there.
     pub fn create(&mut self, name: &str) -> Answer {
+        self.post_create(name, create::oplock::NONE);
+        self.receive().unwrap()
+    }
+
+    /// The same with an oplock, sent without waiting for its answer.
+    pub fn post_create(&mut self, name: &str, oplock_level: u8) {
         let name = utf16::encode(name);
         let request = create::Request {
-            oplock_level: 0,
+            oplock_level,
             impersonation_level: 2,
             desired_access: 0x0012_019F,
             file_attributes: 0,
@@ -405,6 +411,6 @@ impl Client {
             name: Utf16(&name),
             contexts: Contexts::default(),
         };
-        self.request(Command::CREATE, |out| request.encode(out)).unwrap()
+        self.post(Command::CREATE, |out| request.encode(out));
     }
 }
